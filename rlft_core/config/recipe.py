@@ -1,0 +1,125 @@
+"""A whole recipe: model, data, cluster, trackers and the list of stages, checked against each other."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from rlft_core.config.base import Strict
+from rlft_core.config.data import DataConfig
+from rlft_core.config.model import ModelConfig
+from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, SftStage, StageConfig
+
+TrainingStage = SftStage | PpoStage
+
+
+class ClusterConfig(Strict):
+    """Which Ray cluster the run uses."""
+
+    address: str = "local"
+    """`local` starts one for this run and ends it with it; `auto` or `host:port` joins one that is there."""
+    num_cpus: PositiveInt | None = None
+    """CPUs that a local cluster pretends to have. Default: the machine's, and at least what the recipe asks."""
+    object_store_mb: PositiveInt | None = None
+    """Size of a local cluster's object store, in MiB. Default: four copies of the model and a margin."""
+    wait_s: PositiveFloat = 60.0
+    """How long to wait for resources that are not there yet."""
+    dashboard: bool = False
+    """Start Ray's dashboard with a local cluster."""
+
+
+class TrackingConfig(Strict):
+    """Where metrics go besides metrics.jsonl and the terminal."""
+
+    sinks: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Trackers to write to."""
+    project: str = "rlft"
+    """Project or experiment name in MLflow and W&B."""
+
+
+class Recipe(Strict):
+    """Everything a run needs to know. Values not given are the defaults below."""
+
+    name: str = "run"
+    """The run's name: it leaves its files in runs/<name>/."""
+    seed: NonNegativeInt = 0
+    """Decides row order, sampling and initial weights of new heads."""
+    model: ModelConfig = ModelConfig()
+    """The model to tune."""
+    data: DataConfig
+    """The rows."""
+    cluster: ClusterConfig = ClusterConfig()
+    """The Ray cluster."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Trackers."""
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    """What to do, in order."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name '{self.name}' must be letters, digits, '.', '_' and '-': it becomes a folder")
+        seen: list[str] = []
+        for index, stage in enumerate(self.stages):
+            where = f"stages[{index}] ({stage.name})"
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name) or stage.name == BASE:
+                raise ValueError(f"{where}: name must be letters, digits, '.', '_', '-' and not '{BASE}'")
+            if stage.name in seen:
+                raise ValueError(f"{where}: another stage has this name; give each a `name` of its own")
+            self._check_sources(where, stage, seen)
+            self._check_lengths(where, stage)
+            seen.append(stage.name)
+        return self
+
+    def _check_sources(self, where: str, stage: StageConfig, seen: list[str]) -> None:
+        known = [BASE, *(name for name in seen if not isinstance(self.stage(name), EvaluateStage))]
+        sources = stage.systems.values() if isinstance(stage, EvaluateStage) else [stage.start_from or BASE]
+        for source in sources:
+            if source not in known:
+                raise ValueError(f"{where}: '{source}' is no earlier training stage; there are: {', '.join(known)}")
+        if isinstance(stage, EvaluateStage):
+            held_out = self.data.test if stage.split == "test" else self.data.validation
+            if held_out is None:
+                raise ValueError(f"{where}: needs data.{stage.split}; give a file or a number of rows to set aside")
+
+    def _check_lengths(self, where: str, stage: StageConfig) -> None:
+        budget = self.model.max_length
+        if isinstance(stage, SftStage):
+            completion = 1
+        else:
+            completion = stage.sampling.max_tokens if isinstance(stage, PpoStage) else stage.max_tokens
+        longest = self.data.max_prompt_tokens + completion
+        if longest > budget:
+            raise ValueError(
+                f"{where}: data.max_prompt_tokens ({self.data.max_prompt_tokens}) plus {completion} new tokens is {longest}, "
+                f"more than model.max_length ({budget}); raise model.max_length or lower one of the two"
+            )
+        if isinstance(stage, PpoStage) and stage.max_lag and self.model.lora:
+            raise ValueError(
+                f"{where}: max_lag ({stage.max_lag}) needs weights that can be exchanged while tokens are sampled, which "
+                "adapters cannot; set max_lag to 0 or leave out model.lora"
+            )
+        if not isinstance(stage, EvaluateStage):
+            if stage.learner.max_row_tokens < budget:
+                raise ValueError(
+                    f"{where}: learner.max_row_tokens ({stage.learner.max_row_tokens}) is below model.max_length ({budget}): "
+                    "one prompt with one completion would not fit; raise it"
+                )
+            if stage.learner.freeze.embeddings and self.model.lora:
+                raise ValueError(f"{where}: learner.freeze has no effect with model.lora, which freezes all weights")
+            if stage.learner.freeze.bottom_layers and self.model.lora:
+                raise ValueError(f"{where}: learner.freeze has no effect with model.lora, which freezes all weights")
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage called `name`."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def start_of(self, stage: TrainingStage) -> str:
+        """Name of the stage whose model `stage` starts from, or `base`."""
+        if stage.start_from is not None:
+            return stage.start_from
+        names = [other.name for other in self.stages]
+        earlier = self.stages[: names.index(stage.name)]
+        return next((s.name for s in reversed(earlier) if not isinstance(s, EvaluateStage)), BASE)

@@ -1,0 +1,163 @@
+"""The stages of a recipe. Each reads the folders of earlier stages and writes one of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from rlft_core.config.algorithms import (
+    AdvantageConfig,
+    ClipConfig,
+    GaeConfig,
+    KlConfig,
+    ModelCriticConfig,
+    RlooConfig,
+)
+from rlft_core.config.base import Strict
+from rlft_core.config.rewards import RewardConfig, RewardConfigs
+from rlft_core.config.rollout import RolloutConfig, SamplingConfig
+from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
+
+BASE = "base"
+"""The name under which stages refer to the untuned model."""
+
+
+class SftStage(Strict):
+    """Supervised fine-tuning: maximise the likelihood of the output given the input."""
+
+    type: Literal["sft"] = "sft"
+    name: str = "sft"
+    """The stage's name and folder."""
+    start_from: str | None = None
+    """Stage whose model is the start, or `base`. Default: the training stage before this one."""
+    num_steps: PositiveInt = 100
+    """Optimiser steps."""
+    batch_rows: PositiveInt = 8
+    """Rows in one optimiser step, over all ranks."""
+    train_on_prompt: bool = False
+    """Also learn to predict the prompt."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=5e-5, warmup_steps=10)
+    """AdamW and its schedule."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner's processes and memory."""
+    checkpoint: CheckpointConfig = CheckpointConfig(every=100)
+    """When to save."""
+    validate_every: NonNegativeInt = 0
+    """Measure the loss on validation rows after this many steps; 0: only at the end."""
+    validation_rows: PositiveInt = 128
+    """Validation rows to measure on."""
+
+    @model_validator(mode="after")
+    def _rows_divide(self) -> SftStage:
+        if self.batch_rows % self.learner.num_ranks:
+            raise ValueError(
+                f"batch_rows ({self.batch_rows}) does not divide among learner.num_ranks ({self.learner.num_ranks}); "
+                "make batch_rows a multiple of it"
+            )
+        return self
+
+
+class PpoStage(Strict):
+    """Generate, score, update: proximal policy optimisation against the rewards below."""
+
+    type: Literal["ppo"] = "ppo"
+    name: str = "ppo"
+    """The stage's name and folder."""
+    start_from: str | None = None
+    """Stage whose model is the start and the KL reference, or `base`. Default: the training stage before."""
+    num_steps: PositiveInt = 50
+    """Times the cycle generate, score, update runs."""
+    prompts_per_step: PositiveInt = 8
+    """Prompts in one step, over all ranks."""
+    samples_per_prompt: PositiveInt = 8
+    """Completions of each prompt: the group."""
+    max_lag: NonNegativeInt = 0
+    """How many versions old the weights may be that a batch was sampled with. 0 is strictly on-policy."""
+    epochs: PositiveInt = 1
+    """Passes over each step's samples."""
+    minibatches: PositiveInt = 1
+    """Optimiser steps in one pass."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How completions are drawn."""
+    advantage: AdvantageConfig = RlooConfig()
+    """Which samples were better than expected."""
+    kl: KlConfig = KlConfig()
+    """The pull towards the start."""
+    clip: ClipConfig = ClipConfig()
+    """Trust region of the update."""
+    entropy_coefficient: NonNegativeFloat = 0.0
+    """Bonus for keeping the distribution wide."""
+    rewards: RewardConfigs
+    """What is rewarded; the task reward is their weighted sum."""
+    max_skipped_samples: NonNegativeInt = 0
+    """Samples whose reward may fail during the whole stage before it stops. A skipped sample is never scored 0."""
+    num_scorers: PositiveInt = 1
+    """Reward actors."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner's processes and memory."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The rollout engines."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save."""
+    log_samples_every: PositiveInt = 5
+    """Write the samples of every n-th step to samples.jsonl."""
+
+    @property
+    def samples_per_step(self) -> int:
+        """prompts_per_step x samples_per_prompt."""
+        return self.prompts_per_step * self.samples_per_prompt
+
+    @property
+    def updates_per_step(self) -> int:
+        """epochs x minibatches: optimiser steps of the policy in one step."""
+        return self.epochs * self.minibatches
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> PpoStage:
+        parts = self.learner.num_ranks * self.minibatches
+        if self.prompts_per_step % parts:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) does not divide by learner.num_ranks "
+                f"({self.learner.num_ranks}) x minibatches ({self.minibatches}); make it a multiple of {parts}"
+            )
+        if not isinstance(self.advantage, GaeConfig) and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"samples_per_prompt is {self.samples_per_prompt}, but advantage.type '{self.advantage.type}' compares the "
+                "samples of a group; use at least 2, or advantage.type 'gae'"
+            )
+        return self
+
+    @property
+    def model_critic(self) -> ModelCriticConfig | None:
+        """The critic's configuration when it has a transformer of its own."""
+        if isinstance(self.advantage, GaeConfig) and isinstance(self.advantage.critic, ModelCriticConfig):
+            return self.advantage.critic
+        return None
+
+
+class EvaluateStage(Strict):
+    """Several models on the same held-out rows, with intervals, paired row by row."""
+
+    type: Literal["evaluate"] = "evaluate"
+    name: str = "evaluate"
+    """The stage's name and folder."""
+    systems: dict[str, str] = Field(min_length=1)
+    """What to compare: a label for each stage name, or `base`."""
+    split: Literal["validation", "test"] = "test"
+    """Rows to evaluate on. They take no part in training."""
+    max_rows: NonNegativeInt = 0
+    """Use only the first rows; 0 means all."""
+    max_tokens: PositiveInt = 64
+    """Longest completion. Decoding is greedy."""
+    rewards: tuple[RewardConfig, ...] = ()
+    """Rewards reported beside the text metrics."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The engine that generates."""
+    show_samples: NonNegativeInt = 3
+    """Rows printed side by side at the end."""
+
+
+StageConfig = Annotated[SftStage | PpoStage | EvaluateStage, Field(discriminator="type")]

@@ -1,0 +1,1 @@
+"""Where models come from. Loading and running them is the business of the parts that use them."""

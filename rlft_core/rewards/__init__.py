@@ -1,0 +1,1 @@
+"""Rewards: from a group of completions to one number per sample, with a named breakdown."""

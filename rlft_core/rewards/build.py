@@ -1,0 +1,56 @@
+"""From a recipe's rewards to callables. Loads models and imports users' functions; `check.py` only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlft_core.config.rewards import (
+    CustomConfig,
+    EmbeddingSimilarityConfig,
+    EndsProperlyConfig,
+    ExactMatchConfig,
+    FormatConfig,
+    LengthConfig,
+    RegexConfig,
+    RepetitionConfig,
+    RewardConfig,
+    RougeConfig,
+    RulesConfig,
+)
+from rlft_core.rewards.custom import CustomReward
+from rlft_core.rewards.embedding import EmbeddingSimilarityReward
+from rlft_core.rewards.protocol import Reward, WeightedReward
+from rlft_core.rewards.rules import RulesReward
+from rlft_core.rewards.text import (
+    EndsProperlyReward,
+    ExactMatchReward,
+    LengthReward,
+    RegexReward,
+    RepetitionReward,
+    RougeReward,
+)
+
+REWARDS: Mapping[type[RewardConfig], Callable[[Any], Reward]] = {
+    LengthConfig: LengthReward,
+    RegexConfig: RegexReward,
+    RulesConfig: RulesReward.from_rules,
+    FormatConfig: RulesReward.from_format,
+    EndsProperlyConfig: EndsProperlyReward,
+    RepetitionConfig: RepetitionReward,
+    EmbeddingSimilarityConfig: EmbeddingSimilarityReward.from_config,
+    ExactMatchConfig: ExactMatchReward,
+    RougeConfig: RougeReward,
+    CustomConfig: CustomReward.from_config,
+}
+"""A new reward is a configuration class, a reward class and a line here."""
+
+
+def build_rewards(configs: Sequence[RewardConfig]) -> tuple[WeightedReward, ...]:
+    """The rewards of a recipe, ready to score, in its order.
+
+    Raises:
+        ConfigError: a user's function cannot be imported or called.
+        ModelError: an embedding model cannot be loaded.
+    """
+    return tuple(WeightedReward(REWARDS[type(config)](config), config.weight) for config in configs)
