@@ -1,0 +1,225 @@
+"""The command line. Heavy imports stand inside the commands, so that `rlft --help` answers at once.
+
+    rlft run RECIPE      all stages; started again, it goes on where it stopped
+    rlft check RECIPE    everything that can be known beforehand, and the plan; starts nothing
+    rlft doctor          what this machine has and how to mend what is missing
+    rlft report RUN      build a run's HTML report again
+    rlft version
+
+Exit codes: 0 done, 1 something failed while running, 2 something the user can mend, 130 interrupted.
+
+Relative paths, in a recipe as on the command line, are relative to the folder in which rlft is started, which is also
+where the modules of `custom` rewards are looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rlft_core.errors import RlftError, ServiceError, UserError
+
+if TYPE_CHECKING:
+    from rlft_core.config import Recipe
+    from rlft_core.plan import Available
+
+FAILED, MENDABLE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="rlft",
+    help="Fine-tune language models by reinforcement learning on Ray, with vLLM rollouts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file such as recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. stages.ppo.num_steps=20. Repeatable."
+    ),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; its files go to RUNS_DIR/NAME.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and do all stages again.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe, or go on with it where it stopped.
+
+    Relative paths are relative to the current folder. RAY_ADDRESS names the Ray cluster to join, unless the recipe
+    gives cluster.address; without either, a local one is started for this run.
+    """
+    with told(debug):
+        loaded = prepared_recipe(recipe, overrides or [], name=name)
+        from rlft_core.plan import make_plan
+        from services.cli.show_plan import plan_console, show_plan
+
+        plan = make_plan(loaded, base_dir=Path.cwd(), available=available_here(runs_dir))
+        show_plan(plan, plan_console())
+        with logs_named(runs_dir / loaded.name):
+            from services.pipeline.run import run_recipe
+
+            run_recipe(loaded, runs_dir=runs_dir, base_dir=Path.cwd(), fresh=fresh)
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    tokenizer: Annotated[
+        bool, typer.Option("--tokenizer/--no-tokenizer", help="Measure prompts in tokens, which takes some seconds.")
+    ] = True,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Check a recipe, its data, rewards and model, and show the plan. Starts nothing."""
+    with told(debug):
+        loaded = prepared_recipe(recipe, overrides or [])
+        from rlft_core.plan import make_plan
+        from services.cli.show_plan import plan_console, show_plan
+
+        plan = make_plan(loaded, base_dir=Path.cwd(), available=available_here(runs_dir), encode=tokenizer)
+        console = plan_console()
+        show_plan(plan, console)
+        console.print("Ready to run.", style="green")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what this machine has and how to mend what is missing."""
+    from services.doctor import diagnose, exit_code, render, to_json
+    from services.machine import facts
+
+    checks = diagnose(facts())
+    if as_json:
+        typer.echo(to_json(checks))
+    else:
+        render(checks, Console(highlight=False))
+    raise typer.Exit(exit_code(checks))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its name inside RUNS_DIR.")],
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Build the HTML report of a run again from the files in its folder."""
+    with told(debug):
+        from services.observe.report import build_report
+
+        folder = run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
+        typer.echo(build_report(folder))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        typer.echo(installed("rlft"))
+    except PackageNotFoundError:
+        typer.echo("unknown: rlft is not installed, only its files are there")
+
+
+def prepared_recipe(path: Path, overrides: list[str], *, name: str | None = None) -> Recipe:
+    """Read a recipe with everything the command line and the environment add. Raises ConfigError."""
+    from rlft_core.config import load_recipe
+
+    _log_to_stderr()
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not search the current folder by itself
+        sys.path.insert(0, here)
+    # JSON is YAML: quoted, a name such as 2024 stays text.
+    extra = [f"name={json.dumps(name)}"] if name is not None else []
+    return with_ray_address(load_recipe(path, [*overrides, *extra]), os.environ)
+
+
+def with_ray_address(recipe: Recipe, environ: Mapping[str, str]) -> Recipe:
+    """The recipe on the cluster that RAY_ADDRESS names; one that gives `cluster.address` itself stays as it is."""
+    address = environ.get("RAY_ADDRESS", "").strip()
+    if not address or "address" in recipe.cluster.model_fields_set:
+        return recipe
+    return recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"address": address})})
+
+
+def available_here(runs_dir: Path) -> Available:
+    """What this machine offers, in a container what the container may use."""
+    from rlft_core.plan import Available
+    from services.machine import facts
+
+    found = facts(run_dir=runs_dir)
+    disk = next(disk for disk in found.disks if disk.purpose == "runs")
+    return Available(found.cores, len(found.gpus), found.memory_available_bytes, disk.free_bytes)
+
+
+@contextmanager
+def told(debug: bool) -> Iterator[None]:
+    """Turn rlft's own errors into a message and an exit code. Errors that rlft did not foresee keep their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("Interrupted. Started again, the run goes on from its last checkpoint.", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    except RlftError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}", style="bold red" if isinstance(error, UserError) else "red")
+        raise typer.Exit(MENDABLE if isinstance(error, UserError) else FAILED) from None
+
+
+@contextmanager
+def logs_named(folder: Path) -> Iterator[None]:
+    """Say where the logs are when a part of the running system fails."""
+    try:
+        yield
+    except ServiceError:
+        ray_logs = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
+        _say(f"Files of the run: {folder.absolute()}\nLogs of its processes: {ray_logs}", style="yellow")
+        raise
+
+
+def _log_to_stderr() -> None:
+    """Show what rlft itself logs, such as that a model is being converted; libraries keep their own settings."""
+    for name in ("rlft_core", "services"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+            logger.setLevel(logging.INFO)
+
+
+def _say(text: str, *, style: str) -> None:
+    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the `rlft` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

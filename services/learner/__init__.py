@@ -1,0 +1,1 @@
+"""The learner: optimiser steps under Ray Train, fed through a mailbox. Only this folder imports ray.train."""

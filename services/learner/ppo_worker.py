@@ -1,0 +1,221 @@
+"""The body of a PPO learner, run on every rank under Ray Train.
+
+    resume or start ─▶ register, publish version `step` ─▶ ┌ take ─▶ ppo_update ─▶ publish ─▶ ack ─▶ checkpoint if due ┐
+                                                           └───────────────────────────────────────────────────────────┘
+
+All arithmetic is in `rlft_core.updates.ppo`. A checkpoint is written while the next samples are made, once the
+coordinator has written down the step's metrics. The tuned model is written before the last step is acknowledged: a
+learner that dies while it writes is restarted and does its last steps again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.train
+import torch
+
+from rlft_core.checkpoints import folder as checkpoints
+from rlft_core.checkpoints import state as saved
+from rlft_core.checkpoints.export import full_weights, write_model
+from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
+from rlft_core.config.recipe import Recipe
+from rlft_core.config.stages import PpoStage
+from rlft_core.errors import UserError
+from rlft_core.kl import AdaptiveKl, FixedKl, KlController, kl_from_state
+from rlft_core.models.loading import frozen_policy, load_lm, load_tokenizer
+from rlft_core.models.policy import Critic, Policy
+from rlft_core.types import Batch, ScoredGroup
+from rlft_core.updates.critics import RidgeHead
+from rlft_core.updates.model_critic import ModelCritic
+from rlft_core.updates.optimizer import make_optimizer
+from rlft_core.updates.passes import Compute
+from rlft_core.updates.ppo import PpoState, ppo_update
+from services.learner.publisher import Publisher
+from services.learner.rank import (
+    Job,
+    checkpoints_of,
+    choose_compute,
+    layers_of,
+    load_policy,
+    may_save,
+    model_of,
+    prepare_rank,
+    shard,
+    standing,
+)
+
+
+def ppo_loop(config: dict[str, Any]) -> None:
+    """Ray Train's function. `config` holds the Job, the probe's token ids and the mailbox."""
+    job: Job = config["job"]
+    mailbox = config["mailbox"]
+    with told_to(mailbox):
+        stage = job.recipe.stage(job.stage)
+        assert isinstance(stage, PpoStage)
+        state, notes = build_state(job, stage)
+        resume(state, job)
+        publisher = Publisher(
+            state.policy,
+            state.compute,
+            state.collective,
+            dtype=_dtype(job.recipe),
+            probe_pair=config["probe"],
+        )
+        _work(job, stage, state, publisher, mailbox, notes)
+        state.collective.barrier()
+
+
+def _work(job: Job, stage: PpoStage, state: PpoState, publisher: Publisher, mailbox: Any, notes: Sequence[str]) -> None:
+    """Do the steps that are left, until the model is written or the coordinator has no more work."""
+    rank, save_s = state.collective.rank, 0.0
+    publication, _ = publisher.publish(state.step)
+    here = standing(state.step, state.collective, notes)
+    if rank == 0:
+        ray.get(mailbox.register.remote(here, publication))
+    while state.step < stage.num_steps:
+        refs = ray.get(mailbox.take.remote(state.step, rank))
+        if refs is None:
+            return
+        started = time.perf_counter()
+        groups: list[ScoredGroup] = ray.get(list(refs))
+        fetched = time.perf_counter()
+        metrics = ppo_update(state, Batch(tuple(groups), state.step, state.collective.num_ranks), stage)
+        updated = time.perf_counter()
+        if state.step == stage.num_steps:
+            export(job, state.policy, rank)
+        publication, publish_s = publisher.publish(state.step)
+        metrics |= {
+            "time/learner_fetch_s": fetched - started,
+            "time/learner_update_s": updated - fetched,
+            "time/learner_save_s": save_s,
+            "time/learner_publish_s": publish_s,
+        }
+        if rank == 0:
+            ray.get(mailbox.ack.remote(metrics, publication))
+        save_s = _save_if_due(job, stage, state, mailbox)
+
+
+def _save_if_due(job: Job, stage: PpoStage, state: PpoState, mailbox: Any) -> float:
+    """Seconds that a checkpoint took; 0 when none is due. The last step's result is the exported model."""
+    if state.step % stage.checkpoint.every or state.step == stage.num_steps:
+        return 0.0
+    if not may_save(mailbox, state.collective):
+        return 0.0
+    started = time.perf_counter()
+    save(state, job, stage)
+    return time.perf_counter() - started
+
+
+def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:
+    """Models, optimisers and controllers as they are at step 0."""
+    recipe = job.recipe
+    device, collective = prepare_rank(recipe, stage)
+    policy = load_policy(recipe, stage, job.start, device)
+    compute, notes = choose_compute(recipe, stage, policy, device)
+    reference = None if policy.has_adapter else _reference(job, stage, compute)
+    critic = _critic(job, stage, policy, compute)
+    for module in (policy, reference):
+        if module is not None:
+            shard(module, collective, device, layers_of(module))
+    if isinstance(critic, Critic):
+        backbone: Any = critic.backbone
+        shard(critic, collective, device, list(backbone.layers))
+        assert stage.model_critic is not None
+        learned: RidgeHead | ModelCritic | None = ModelCritic(
+            critic, stage.model_critic, num_steps=stage.num_steps, minibatches=stage.minibatches
+        )
+    else:
+        learned = critic
+    optimizer = make_optimizer(policy, stage.optimizer)
+    return PpoState(policy, optimizer, reference, learned, _controller(stage), compute, collective), notes
+
+
+def resume(state: PpoState, job: Job) -> None:
+    """Continue from the newest complete checkpoint, if there is one."""
+    path = checkpoints.latest(checkpoints_of(job))
+    if path is None:
+        return
+    tensors, facts = checkpoints.load(path)
+    saved.check_origin(facts, fingerprint=job.fingerprint)
+    saved.load_module(state.policy, tensors["policy"])
+    saved.load_optimizer(state.policy, state.optimizer, tensors["optimizer"])
+    saved.load_random_state(tensors["random"])
+    if isinstance(state.critic, RidgeHead):
+        state.critic.load_state(tensors["critic"])
+    elif state.critic is not None:
+        saved.load_module(state.critic.module, tensors["critic"])
+        saved.load_optimizer(state.critic.module, state.critic.optimizer, tensors["critic_optimizer"])
+    state.kl = kl_from_state(facts["kl"])
+    state.step = facts["step"]
+
+
+def save(state: PpoState, job: Job, stage: PpoStage) -> None:
+    """Write everything that decides the future. A collective."""
+    tensors: saved.Tensors = {
+        "policy": saved.module_tensors(state.policy),
+        "optimizer": saved.optimizer_tensors(state.policy, state.optimizer),
+        "random": saved.random_state(),
+    }
+    if isinstance(state.critic, RidgeHead):
+        tensors["critic"] = state.critic.state()
+    elif state.critic is not None:
+        tensors["critic"] = saved.module_tensors(state.critic.module)
+        tensors["critic_optimizer"] = saved.optimizer_tensors(state.critic.module, state.critic.optimizer)
+    if state.collective.rank == 0:
+        facts = {"step": state.step, "fingerprint": job.fingerprint, "start": job.start, "kl": state.kl.state()}
+        checkpoints.save(checkpoints_of(job), state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
+    state.collective.barrier()
+
+
+def export(job: Job, policy: Policy, rank: int) -> None:
+    """Write the tuned model as a Hugging Face folder. A collective."""
+    weights = full_weights(policy)
+    if rank == 0:
+        tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
+        write_model(model_of(job), policy, weights, tokenizer, _dtype(job.recipe))
+
+
+@contextmanager
+def told_to(mailbox: Any) -> Any:
+    """A user's error is told to the coordinator: starting the ranks again would only repeat it."""
+    try:
+        yield
+    except UserError as error:
+        ray.get(mailbox.fail.remote(error))
+        raise
+
+
+def _reference(job: Job, stage: PpoStage, compute: Compute) -> Policy | None:
+    head = isinstance(stage.advantage, GaeConfig) and isinstance(stage.advantage.critic, HeadCriticConfig)
+    if stage.kl.coefficient == 0 and not head:
+        return None
+    # A sharded module must have one dtype throughout, so only a whole one is held in the precision of its products.
+    rounded = compute.dtype if stage.learner.num_ranks == 1 else torch.float32
+    trust = job.recipe.model.trust_remote_code
+    reference = frozen_policy(job.start, attention=compute.attention, compute=rounded, trust_remote_code=trust)
+    return reference.to(compute.device)
+
+
+def _critic(job: Job, stage: PpoStage, policy: Policy, compute: Compute) -> RidgeHead | Critic | None:
+    if not isinstance(stage.advantage, GaeConfig):
+        return None
+    config = stage.advantage.critic
+    if isinstance(config, HeadCriticConfig):
+        return RidgeHead(policy.hidden_size, ridge=config.ridge, memory=config.memory)
+    lm = load_lm(job.start, attention=compute.attention, trust_remote_code=job.recipe.model.trust_remote_code)
+    return Critic(lm.get_decoder(), policy.hidden_size).to(compute.device)
+
+
+def _controller(stage: PpoStage) -> KlController:
+    if stage.kl.adaptive is None:
+        return FixedKl(stage.kl.coefficient)
+    return AdaptiveKl(stage.kl.coefficient, stage.kl.adaptive.target, stage.kl.adaptive.horizon)
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32

@@ -1,0 +1,178 @@
+"""From a recipe to a run folder.
+
+    check ─▶ lock runs/<name> ─▶ Ray ─▶ stage ─▶ stage ─▶ ... ─▶ summary.json, report.html
+
+Everything that can be known to be wrong is found before Ray starts. One process works on a run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlft_core.config.recipe import Recipe
+from rlft_core.config.stages import EvaluateStage, PpoStage, StageConfig
+from rlft_core.data.prepare import rows_of
+from rlft_core.errors import ConfigError
+from rlft_core.models.default_model import resolve_model
+from services.cluster.session import Needs, num_gpus_here, session, wait_for
+from services.observe.observer import Observer
+from services.observe.report import build_report
+from services.observe.sinks import RunInfo, make_sinks
+from services.pipeline.context import RunContext, needs_of
+from services.pipeline.record import (
+    StageRecord,
+    fingerprints,
+    read_record,
+    set_aside,
+    write_json,
+    write_record,
+)
+from services.pipeline.stage_evaluate import OUTPUTS, RESULT, run_evaluate
+from services.pipeline.stage_ppo import run_ppo_stage
+from services.pipeline.stage_sft import run_sft
+
+
+def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = False) -> Path:
+    """Run all stages that are not done yet; returns the run's folder.
+
+    `fresh` moves earlier results of this run aside first. Raises UserError for what a person can mend and ServiceError
+    for what failed while running; the run can be started again and goes on where it stopped.
+    """
+    # Ray sets the workers' directory; their paths must not depend on it.
+    folder = (runs_dir / recipe.name).absolute()
+    splits = rows_of(recipe.data, base_dir, recipe.seed)
+    model = str(resolve_model(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code))
+    prints = fingerprints(recipe, model, base_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if fresh and (folder / "stages").exists():
+            set_aside(folder / "stages")
+        config = recipe.model_dump(mode="json")
+        write_json(folder / "recipe.resolved.json", config)
+        info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
+        observer = Observer(info, trackers=make_sinks(recipe.tracking.sinks))
+        context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
+        with observer.started():
+            _run_stages(context)
+        _finish(context)
+    return folder
+
+
+def _run_stages(context: RunContext) -> None:
+    todo = [stage for stage in context.recipe.stages if not _is_done(context, stage)]
+    for stage in context.recipe.stages:
+        if stage not in todo:
+            context.observer.terminal.line(f"{stage.name}: done before, with the same inputs; not run again")
+    if not todo:
+        return
+    least = Needs(0)
+    for stage in todo:
+        least = least.largest(needs_of(stage, gpus_there=0))
+    with session(context.recipe.cluster, least, model_bytes=_bytes_of(context.base_model)):
+        for stage in todo:
+            wait_for(needs_of(stage, gpus_there=num_gpus_here()), context.recipe.cluster.wait_s)
+            _run_stage(context, stage)
+
+
+def _is_done(context: RunContext, stage: StageConfig) -> bool:
+    record = read_record(context.stage_folder(stage.name))
+    return record is not None and record.done and record.fingerprint == context.fingerprints[stage.name]
+
+
+def _run_stage(context: RunContext, stage: StageConfig) -> None:
+    folder = context.stage_folder(stage.name)
+    fingerprint = context.fingerprints[stage.name]
+    before = read_record(folder)
+    if before is not None and before.fingerprint != fingerprint:
+        context.notice(f"{stage.name}: its inputs changed; the earlier results are now in {set_aside(folder).name}")
+        before = None
+    folder.mkdir(parents=True, exist_ok=True)
+    spent = before.seconds if before else 0.0
+    started = time.monotonic()
+    write_record(folder, StageRecord(stage.name, stage.type, fingerprint, False, spent))
+    try:
+        asyncio.run(_dispatch(context, stage))
+    except BaseException:
+        seconds = spent + time.monotonic() - started
+        write_record(folder, StageRecord(stage.name, stage.type, fingerprint, False, seconds))
+        raise
+    seconds = spent + time.monotonic() - started
+    write_record(folder, StageRecord(stage.name, stage.type, fingerprint, True, seconds))
+
+
+async def _dispatch(context: RunContext, stage: StageConfig) -> None:
+    if isinstance(stage, PpoStage):
+        await run_ppo_stage(context, stage)
+    elif isinstance(stage, EvaluateStage):
+        await run_evaluate(context, stage)
+    else:
+        await run_sft(context, stage)
+
+
+def _finish(context: RunContext) -> None:
+    """Write summary.json and the report; show what came out."""
+    summary = summarize(context)
+    write_json(context.folder / "summary.json", summary)
+    report = build_report(context.folder)
+    terminal = context.observer.terminal
+    for stage in context.recipe.stages:
+        if isinstance(stage, EvaluateStage):
+            terminal.evaluation(summary["evaluation"], summary["differences"])
+            rows = [json.loads(line) for line in (context.stage_folder(stage.name) / OUTPUTS).open(encoding="utf-8")]
+            terminal.samples(rows, list(stage.systems), limit=stage.show_samples)
+    terminal.line(f"report: {report}")
+
+
+def summarize(context: RunContext) -> dict[str, Any]:
+    """{"evaluation": ..., "differences": ..., "seconds": {stage: s}, "stages": [...]} of the finished stages."""
+    summary: dict[str, Any] = {
+        "name": context.recipe.name,
+        "evaluation": {},
+        "differences": {},
+        "seconds": {},
+        "stages": [],
+    }
+    for stage in context.recipe.stages:
+        folder = context.stage_folder(stage.name)
+        record = read_record(folder)
+        if record is None:
+            continue
+        summary["seconds"][stage.name] = round(record.seconds, 1)
+        summary["stages"].append({"name": stage.name, "type": stage.type, "done": record.done})
+        if isinstance(stage, EvaluateStage) and (folder / RESULT).is_file():
+            found = json.loads((folder / RESULT).read_text())
+            summary["evaluation"] |= found["evaluation"]
+            summary["differences"] |= found["differences"]
+    return summary
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second process away from a run folder. The lock goes with the process, however it ends."""
+    with (folder / ".lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise ConfigError(
+                f"another process ({handle.read().strip() or 'unknown'}) is working on {folder}; wait for it, or give this "
+                "run another name with --name"
+            ) from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"pid {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def _bytes_of(model: str) -> int:
+    folder = Path(model)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 2 << 30

@@ -1,0 +1,1 @@
+"""Rollout engines as Ray actors, and the fleet that keeps them current."""

@@ -1,0 +1,305 @@
+"""The engines of a stage: prompts in, refs to groups out; restarts what dies, admits only what is proven current.
+
+    generate ─▶ engine (HEALTHY, wanted version) ─▶ ref
+        │ died, hung
+        ▼
+    DEAD ─▶ RESTARTING ─▶ STALE ─▶ load + probe ─▶ HEALTHY; its unanswered prompts are asked again, elsewhere or there
+
+Lives in the coordinator's event loop. Never fetches a group: it waits for the small summary beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+from rlft_core.errors import DeadlineError, EngineError, RlftError, ServiceError, SyncError
+from rlft_core.types import Prompt
+from services.cluster.waiting import within
+from services.rollout.actor import GroupSummary, SyncReport, Ticket
+from services.rollout.engine import Sampling
+from services.rollout.states import EngineState, moved
+from services.weights.publication import Publication
+
+T = TypeVar("T")
+
+
+class WeightsLost(ServiceError):
+    """The chunks of a publication are gone, because the learner that held them died. It will publish again."""
+
+
+ActorFactory = Callable[[str, int], ray.actor.ActorHandle]
+"""(name, incarnation) -> a new engine actor."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One engine of the fleet and what is known of it."""
+
+    name: str
+    handle: ray.actor.ActorHandle
+    state: EngineState = EngineState.STARTING
+    incarnation: int = 0
+    inflight: int = 0
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    def move(self, to: EngineState) -> None:
+        self.state = moved(self.state, to)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLimits:
+    """Deadlines in seconds; how often each engine may be restarted; largest mean probe difference in nats."""
+
+    start_s: float
+    request_s: float
+    sync_s: float
+    max_restarts: int
+    probe_tolerance: float
+
+
+class Fleet:
+    """Engines behind one `generate` and one `load`. `spans`: when engines worked on groups; the reader empties it."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        create: ActorFactory,
+        *,
+        limits: FleetLimits,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._create = create
+        self._limits = limits
+        self._notice = notice
+        self._members = [Member(name, create(name, 0)) for name in names]
+        self._changed = asyncio.Condition()
+        self._batches = itertools.count()
+        self._publication: Publication | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.num_restarts = 0
+        self.spans: list[tuple[float, float]] = []
+
+    async def start(self) -> None:
+        """Wait until every engine answers. Raises EngineError or DeadlineError."""
+        await asyncio.gather(*(self._await_start(member) for member in self._members))
+
+    async def info(self) -> list[dict[str, Any]]:
+        """Process, node and version of every engine that is not dead or restarting."""
+        living = [m for m in self._members if m.state not in (EngineState.DEAD, EngineState.RESTARTING)]
+        calls = [_wait(m.handle.info.remote()) for m in living]
+        return list(await within(self._limits.start_s, asyncio.gather(*calls), actor="fleet", phase="info"))
+
+    async def load(self, publication: Publication) -> list[SyncReport]:
+        """Give every living engine these weights and admit those whose probe agrees.
+
+        Raises SyncError when a probe differs by more than the tolerance, WeightsLost when the weights are gone before
+        every engine has them, EngineError when no engine is left.
+        """
+        self._publication = publication
+        living = [m for m in self._members if m.state in (EngineState.STALE, EngineState.HEALTHY)]
+        reports = await asyncio.gather(*(self._load_one(member) for member in living))
+        done = [report for report in reports if report is not None]
+        if not done:
+            await self._choose()  # all are restarting: wait for one, or learn that none will come
+        return done
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[asyncio.Task[ray.ObjectRef]]:
+        """One task for each prompt; its result is the ref of the RolloutGroup, which stays where it was made."""
+        batch = self._spawn(self._place(prompts))
+        return [self._spawn(self._sample(prompt, k, batch, sampling)) for k, prompt in enumerate(prompts)]
+
+    def states(self) -> dict[str, str]:
+        """Name and state of every engine."""
+        return {member.name: member.state.value for member in self._members}
+
+    async def stop(self) -> None:
+        """End all engines and everything that is asked of them."""
+        for task in self._tasks:  # first, or they would take the engines' end for a death and start new ones
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for member in self._members:
+            ray.kill(member.handle, no_restart=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that `stop` cancels."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _place(self, prompts: Sequence[Prompt]) -> list[tuple[Member, Ticket]]:
+        """Share a batch among the healthy engines; each engine admits its part at once."""
+        await self._choose()
+        healthy = [m for m in self._members if m.state is EngineState.HEALTHY]
+        number = next(self._batches)
+        owner = [healthy[k % len(healthy)] for k in range(len(prompts))]
+        places: list[tuple[Member, Ticket]] = []
+        for k, member in enumerate(owner):
+            size = sum(other is member for other in owner)
+            index = sum(other is member for other in owner[:k])
+            places.append((member, Ticket(f"{number}-{member.name}", index, size)))
+        return places
+
+    async def _sample(
+        self, prompt: Prompt, k: int, batch: asyncio.Future[list[tuple[Member, Ticket]]], sampling: Sampling
+    ) -> ray.ObjectRef:
+        member, ticket = (await batch)[k]
+        while True:
+            incarnation = member.incarnation
+            try:
+                return await self._ask(member, prompt, sampling, ticket)
+            except (RayActorError, DeadlineError, RayTaskError) as error:
+                if isinstance(error, RayTaskError) and isinstance(error.cause, RlftError):
+                    raise error.cause from None
+                self._bury(member, incarnation, "generate", error)
+            member = await self._choose()
+            ticket = Ticket(f"{next(self._batches)}-{member.name}", 0, 1)
+
+    async def _ask(self, member: Member, prompt: Prompt, sampling: Sampling, ticket: Ticket) -> ray.ObjectRef:
+        summary, group = member.handle.generate.remote(prompt, sampling, ticket)
+        member.inflight += 1
+        try:
+            found: GroupSummary = await within(
+                self._limits.request_s,
+                _wait(summary),
+                actor=f"engine {member.name}",
+                phase="generate",
+                progress=f"{member.inflight} groups in flight",
+            )
+        finally:
+            member.inflight -= 1
+        self.spans.append(found.span)
+        ref: ray.ObjectRef = group
+        return ref
+
+    async def _choose(self) -> Member:
+        """The healthy engine with the fewest groups in flight; waits for a restart when there is none."""
+        async with self._changed:
+            while True:
+                healthy = [m for m in self._members if m.state is EngineState.HEALTHY]
+                if healthy:
+                    return min(healthy, key=lambda m: m.inflight)
+                if all(m.state is EngineState.DEAD for m in self._members):
+                    raise EngineError(
+                        f"no rollout engine is left: each was restarted {self._limits.max_restarts} times "
+                        "(rollout.max_restarts); the engines' logs say why they died"
+                    )
+                await within(
+                    self._limits.start_s,
+                    self._changed.wait(),
+                    actor=f"fleet ({', '.join(f'{n}: {s}' for n, s in self.states().items())})",
+                    phase="waiting for a healthy engine",
+                )
+
+    async def _await_start(self, member: Member) -> None:
+        try:
+            await within(
+                self._limits.start_s, _wait(member.handle.info.remote()), actor=f"engine {member.name}", phase="start"
+            )
+        except (RayActorError, RayTaskError) as error:
+            raise EngineError(f"engine {member.name} could not start: {_reason(error)}") from error
+        member.move(EngineState.STALE)
+
+    async def _load_one(self, member: Member) -> SyncReport | None:
+        """The newest weights into one engine, one load at a time; None when it is not alive afterwards."""
+        async with member.loading:
+            if member.state not in (EngineState.STALE, EngineState.HEALTHY):
+                return None
+            if member.state is EngineState.HEALTHY:
+                member.move(EngineState.STALE)
+            publication = self._publication
+            assert publication is not None
+            report = await self._send(member, publication)
+            if report is None:
+                return None
+            self._check(member, report)
+            member.move(EngineState.HEALTHY)
+        await self._tell()
+        return report
+
+    async def _send(self, member: Member, publication: Publication) -> SyncReport | None:
+        incarnation = member.incarnation
+        try:
+            report: SyncReport = await within(
+                self._limits.sync_s,
+                _wait(member.handle.load.remote(publication.manifest, list(publication.chunks), publication.probe)),
+                actor=f"engine {member.name}",
+                phase=f"loading weights version {publication.version}",
+            )
+        except (RayActorError, DeadlineError, RayTaskError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else None
+            if isinstance(cause, ObjectLostError):
+                raise WeightsLost(f"weights version {publication.version} are gone: {cause}") from None
+            if isinstance(cause, RlftError):
+                member.move(EngineState.SUSPECT)
+                raise cause from None
+            self._bury(member, incarnation, "load", error)
+            return None
+        return report
+
+    async def _tell(self) -> None:
+        """Wake those who wait for an engine."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _check(self, member: Member, report: SyncReport) -> None:
+        if not report.probe_mean <= self._limits.probe_tolerance:
+            member.move(EngineState.SUSPECT)
+            raise SyncError(
+                f"engine {member.name} does not hold weights version {report.version}: on the probe its log-probs differ from "
+                f"the learner's by {report.probe_mean:.4f} nats a token on average, {report.probe_max:.4f} at most; allowed is "
+                f"{self._limits.probe_tolerance:g} (rollout.probe_tolerance). Its samples would be off-policy unseen"
+            )
+
+    def _bury(self, member: Member, incarnation: int, phase: str, error: BaseException) -> None:
+        """Mark an engine dead once for each life, and start its next life if it has one left."""
+        if member.incarnation != incarnation or member.state is EngineState.DEAD:
+            return
+        if member.state is EngineState.HEALTHY and isinstance(error, DeadlineError):
+            member.move(EngineState.SUSPECT)
+        member.move(EngineState.DEAD)
+        ray.kill(member.handle, no_restart=True)
+        self._notice(f"engine {member.name} died in '{phase}': {_reason(error)}")
+        if member.incarnation >= self._limits.max_restarts:
+            self._notice(f"engine {member.name} was restarted {member.incarnation} times already; it stays dead")
+            self._spawn(self._tell())
+            return
+        member.incarnation += 1
+        self.num_restarts += 1
+        member.move(EngineState.RESTARTING)
+        self._spawn(self._restart(member))
+
+    async def _restart(self, member: Member) -> None:
+        """Begin an engine's next life. One that cannot start, or holds wrong weights, has lost that life too."""
+        started, incarnation = time.monotonic(), member.incarnation
+        member.handle = self._create(member.name, incarnation)
+        try:
+            await self._await_start(member)
+            if self._publication is not None:
+                await self._load_one(member)
+        except WeightsLost:
+            return  # stale until the next load
+        except ServiceError as error:
+            self._bury(member, incarnation, "restart", error)
+        if member.state is EngineState.HEALTHY:
+            self._notice(f"engine {member.name} is back after {time.monotonic() - started:.1f} s")
+
+
+def _reason(error: BaseException) -> str:
+    """One line of an error: what an actor's own code raised is the last of a remote traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raised = isinstance(error, RayTaskError) or "creation task" in lines[0]
+    return lines[-1] if raised else lines[0]
+
+
+async def _wait(ref: ray.ObjectRef) -> Any:
+    """The value of a small object, such as a summary or a report."""
+    return await ref

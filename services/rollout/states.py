@@ -1,0 +1,38 @@
+"""The life of one engine, as a table of allowed steps. Policies ask; only `Fleet` carries them out.
+
+    STARTING ─▶ STALE ─▶ HEALTHY ─▶ SUSPECT ─▶ DEAD ─▶ RESTARTING ─▶ STALE ─▶ ...
+
+There is no way from DEAD to HEALTHY: an engine that came back holds old weights until it was loaded and proven.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class EngineState(Enum):
+    """What the fleet believes of an engine. It gets requests in HEALTHY only."""
+
+    STARTING = "starting"
+    STALE = "stale"
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    RESTARTING = "restarting"
+
+
+_ALLOWED = {
+    EngineState.STARTING: {EngineState.STALE, EngineState.DEAD},
+    EngineState.STALE: {EngineState.HEALTHY, EngineState.SUSPECT, EngineState.DEAD},
+    EngineState.HEALTHY: {EngineState.STALE, EngineState.SUSPECT, EngineState.DEAD},
+    EngineState.SUSPECT: {EngineState.DEAD, EngineState.STALE},
+    EngineState.DEAD: {EngineState.RESTARTING},
+    EngineState.RESTARTING: {EngineState.STALE, EngineState.DEAD},
+}
+
+
+def moved(state: EngineState, to: EngineState) -> EngineState:
+    """The new state. Raises ValueError for a step that the table does not allow."""
+    if to not in _ALLOWED[state]:
+        raise ValueError(f"an engine cannot go from {state.value} to {to.value}")
+    return to

@@ -1,0 +1,1 @@
+"""Reward actors: groups in, scored groups out."""

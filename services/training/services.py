@@ -1,0 +1,115 @@
+"""What the PPO loop holds: its parts, and the small things that hang off it so that they are not in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ray
+
+from rlft_core.batching.schedule import rows_of_step, sampling_seed
+from rlft_core.types import Prompt, Row
+from services.learner.learner import Learner
+from services.observe.clock import covered
+from services.observe.observer import StageObserver
+from services.rollout.actor import SyncReport
+from services.rollout.engine import Sampling
+from services.rollout.fleet import Fleet, WeightsLost
+from services.scoring.scorers import ScorerPool
+
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """The prompts of a step as a function of its number: rows, order and seeds never depend on what happened before."""
+
+    rows: Sequence[Row]
+    token_ids: Sequence[Sequence[int]]
+    per_step: int
+    num_samples: int
+    run: str
+    seed: int
+
+    def batch(self, step: int) -> list[Prompt]:
+        """The prompts of step `step`."""
+        chosen = rows_of_step(step, num_rows=len(self.rows), per_step=self.per_step, seed=self.seed)
+        return [
+            Prompt(
+                self.rows[row],
+                tuple(self.token_ids[row]),
+                self.num_samples,
+                sampling_seed(self.run, self.seed, step, k),
+            )
+            for k, row in enumerate(chosen)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class PpoServices:
+    """The parts of one PPO stage."""
+
+    rollouts: Fleet
+    scorer: ScorerPool
+    learner: Learner
+    prompts: PromptSource
+    observe: StageObserver
+    sampling: Sampling
+    notice: Callable[[str], None]
+
+    async def start(self) -> int:
+        """Wait for engines, scorers and learner, which start side by side; returns the step the learner stands at."""
+        learner = asyncio.ensure_future(self.learner.start())
+        try:
+            await asyncio.gather(self.rollouts.start(), self.scorer.start())
+            return await learner
+        finally:
+            learner.cancel()
+
+    async def sync(self) -> list[SyncReport]:
+        """Give the engines the learner's newest weights. Raises LearnerRestarted, SyncError or EngineError.
+
+        A learner that dies while its weights are on the way comes back with weights of its own: wait for these.
+        """
+        told = False
+        while True:
+            publication = await self.learner.publication()
+            try:
+                return await self.rollouts.load(publication)
+            except WeightsLost as lost:
+                if not told:
+                    self.notice(str(lost).splitlines()[0])
+                told = True
+                await asyncio.sleep(_RETRY_S)
+
+    async def stop(self) -> None:
+        """End all parts, whatever they are doing."""
+        await self.learner.stop()
+        await self.rollouts.stop()
+        await self.scorer.stop()
+
+    def metrics(self, reports: Sequence[SyncReport]) -> dict[str, float]:
+        """What the services know of a step beside the learner's metrics."""
+        busy = covered([*self.rollouts.spans, *self.scorer.spans])
+        self.rollouts.spans.clear()
+        self.scorer.spans.clear()
+        found = {
+            "time/sampling_busy_s": busy,
+            "engines/healthy": float(sum(state == "healthy" for state in self.rollouts.states().values())),
+            "engines/restarts": float(self.rollouts.num_restarts),
+        }
+        if reports:
+            found |= {
+                "sync/seconds": max(report.seconds for report in reports),
+                "sync/bytes": float(reports[0].num_bytes),
+                "sync/probe": max(report.probe_mean for report in reports),
+                "sync/probe_max": max(report.probe_max for report in reports),
+            }
+        return found
+
+    async def log_samples(self, step: int, scored: Sequence[ray.ObjectRef]) -> None:
+        """Write the texts of a due step."""
+        if not self.observe.wants_samples(step):
+            return
+        self.observe.samples(step, await self.scorer.records(scored))

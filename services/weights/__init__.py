@@ -1,0 +1,1 @@
+"""How tuned weights travel from the learner to the engines."""
