@@ -1,0 +1,83 @@
+"""The arithmetic of the benchmarks: what a wrong sign would turn into a boast."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.coordination import coordination
+from benchmarks.gpu_models import TINY, Amount, amount, forward_flops, make_groups, make_lm
+from benchmarks.gpu_models import Load as GpuLoad
+from benchmarks.lag import lag
+from benchmarks.measured_run import Steps
+from benchmarks.run import rounded
+from rlft_core.batching.packing import attention_allowed, number_tokens, pack, pad, stack
+from rlft_core.models.policy import Policy
+from rlft_core.updates.experience import flatten
+from services.observe.clock import covered
+
+
+def test_shares_of_a_step_add_up() -> None:
+    row = {
+        "time/step_s": 10.0,
+        "time/sampling_busy_s": 3.0,
+        "time/learner_update_s": 5.0,
+        "time/learner_publish_s": 0.5,
+        "time/learner_save_s": 0.2,
+        "sync/seconds": 0.3,
+    }
+    found = coordination(Steps([row, row]))
+    assert found["idle_share"] == pytest.approx(0.1, abs=1e-12)
+    assert found["not_computing_share"] == pytest.approx(0.2, abs=1e-12)
+
+
+def test_lag_is_held_against_what_could_overlap() -> None:
+    policy = {"policy/lag": 1.0, "policy/importance_raw": 1.0, "policy/importance_raw_max": 1.5}
+    without = Steps([{"time/step_s": 10.0, "time/generate_s": 3.0, "time/update_s": 6.0}])
+    found = lag(without, Steps([{"time/step_s": 8.5, **policy}]))
+    assert found["bound_s"] == pytest.approx(7.0, abs=1e-12)
+    assert found["reached_share"] == pytest.approx(0.5, abs=1e-12)
+    slower = lag(without, Steps([{"time/step_s": 11.5, **policy}]))
+    assert slower["reached_share"] == pytest.approx(-0.5, abs=1e-12)
+
+
+def test_a_union_of_spans_counts_no_second_twice() -> None:
+    assert covered([]) == 0.0
+    assert covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75)]) == pytest.approx(4.0, abs=1e-12)
+
+
+def test_the_amount_of_packed_rows_is_that_of_their_mask() -> None:
+    experience = flatten(make_groups(GpuLoad(groups=3, samples=4, prompt=9, shortest=2, longest=7), TINY))
+    micros = stack(pack(experience.sequences, max_tokens=48, multiple=8), max_tokens=96)
+    pairs = positions = 0
+    for micro in micros:
+        assert micro.group is not None
+        assert micro.branch is not None
+        for group, branch in zip(micro.group, micro.branch, strict=True):
+            real = int((group >= 0).sum())
+            positions += real
+            pairs += int(attention_allowed(group, branch).sum()) - (len(group) - real)  # padding sees itself
+    assert max(len(micro.input_ids) for micro in micros) > 1
+    assert amount(micros, experience.sequences) == Amount(positions, experience.num_tokens, pairs)
+
+
+def test_the_amount_of_padded_rows_leaves_padding_out() -> None:
+    sequences = number_tokens([([1, 2, 3], [[4], [5, 6]])])
+    micros = pad(sequences, max_tokens=64, multiple=8)
+    assert amount(micros, sequences) == Amount(positions=9, targets=3, pairs=10 + 15)
+
+
+def test_forward_flops_counts_each_matrix_once() -> None:
+    import torch
+
+    policy = Policy(make_lm(TINY, torch.device("cpu"), "dense"))
+    h, kv, m = TINY.hidden, TINY.hidden // TINY.heads * TINY.kv_heads, TINY.intermediate
+    matrices = TINY.layers * (2 * h * h + 2 * h * kv + 3 * h * m)
+    work = Amount(positions=10, targets=4, pairs=30)
+    expected = 2 * matrices * 10 + 2 * TINY.vocab * h * 4 + 4 * h * 30 * TINY.layers
+    assert forward_flops(TINY, policy, work) == pytest.approx(expected, rel=1e-12)
+
+
+def test_figures_are_rounded_throughout() -> None:
+    assert rounded({"a": [math.pi, 1], "b": "x"}) == {"a": [3.14159, 1], "b": "x"}
