@@ -56,7 +56,8 @@ python=$PWD/$venv/bin/python
 SECONDS=0
 ensure_uv "$python"
 configure_uv "$python" "$device"
-install() { "$venv/bin/uv" pip install --quiet --python "$python" --no-deps "$@"; }
+# Byte code is made now, once, instead of by every process of the first run.
+install() { "$venv/bin/uv" pip install --quiet --compile-bytecode --python "$python" --no-deps "$@"; }
 
 # The lock is complete, so nothing is resolved here: --no-deps also keeps out what the lock left out on purpose.
 echo "setup: installing requirements/$kind.txt (about 90 s the first time)"

@@ -1,7 +1,7 @@
 """Which position may attend to which, in the form the device wants.
 
-    CPU   a dense boolean mask for scaled-dot-product attention: rows are short, the budget bounds its size
-    CUDA  a block mask for FlexAttention: blocks that are all forbidden are neither stored nor computed
+    CPU   dense: every group attends on its own, under a small mask, so the length of a row costs nothing
+    CUDA  flex: a block mask for FlexAttention; blocks that are all forbidden are neither stored nor computed
 
 Both follow `rlft_core.batching.packing.attention_allowed`. Padded rows need no mask: they are plainly causal, and what
 stands to the right of a token never reaches it.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rlft_core.batching.packing import PAD_SEGMENT, MicroBatch, attention_allowed
+from rlft_core.models.dense import Span, mask_of
 
 AttentionKind = Literal["dense", "flex"]
 FLEX_BLOCK = 128
@@ -49,8 +50,7 @@ def to_device(micro: MicroBatch, device: torch.device, kind: AttentionKind) -> D
     mask: Any = None
     if micro.group is not None and micro.branch is not None:
         if kind == "dense":
-            rows = zip(micro.group, micro.branch, strict=True)
-            mask = tensor(np.stack([attention_allowed(group, branch) for group, branch in rows]))[:, None]
+            mask = mask_of(_spans(micro.group.ravel(), micro.branch.ravel(), device))
         else:
             mask = _block_mask(tensor(micro.group), tensor(micro.branch))
     return DeviceRows(
@@ -62,6 +62,20 @@ def to_device(micro: MicroBatch, device: torch.device, kind: AttentionKind) -> D
         targets=tensor(micro.targets),
         tokens=tensor(micro.tokens),
     )
+
+
+def _spans(group: np.ndarray, branch: np.ndarray, device: torch.device) -> list[Span]:
+    """Runs of one group [N] each. A group never crosses the end of a row, but two rows may number theirs alike."""
+    starts_prompt = np.diff((branch == 0).astype(np.int8), prepend=0) == 1
+    edges = np.flatnonzero((np.diff(group, prepend=group[0]) != 0) | starts_prompt)
+    starts = np.unique([0, *edges])
+    spans = []
+    for start, stop in zip(starts, [*starts[1:], len(group)], strict=True):
+        mine, branches = group[start:stop], branch[start:stop]
+        plain = mine[0] != PAD_SEGMENT and branches.max() <= 1
+        allowed = None if plain else torch.from_numpy(attention_allowed(mine, branches)).to(device)
+        spans.append(Span(int(stop - start), allowed))
+    return spans
 
 
 def _block_mask(group: Tensor, branch: Tensor) -> Any:

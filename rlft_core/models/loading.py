@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rlft_core.config.model import FreezeConfig, LoraConfig
 from rlft_core.errors import ConfigError, ModelError
 from rlft_core.models.attention import AttentionKind
+from rlft_core.models.dense import DENSE_ATTENTION
 from rlft_core.models.flex import FLEX_ATTENTION
 from rlft_core.models.policy import Policy
 
@@ -47,7 +48,7 @@ def load_lm(
 
     try:
         try:
-            model = load(attn_implementation=FLEX_ATTENTION if attention == "flex" else "sdpa")
+            model = load(attn_implementation=FLEX_ATTENTION if attention == "flex" else DENSE_ATTENTION)
         except ValueError as error:
             if "attention implementation" not in str(error):
                 raise

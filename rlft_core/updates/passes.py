@@ -41,8 +41,9 @@ class Compute:
         """Micro-batches of some groups."""
         if not self.packing:
             return pad(groups, max_tokens=max(self.max_row_tokens, self.max_batch_tokens), multiple=_ROW_MULTIPLE)
-        multiple = FLEX_BLOCK if self.attention == "flex" else _ROW_MULTIPLE
-        rows = pack(groups, max_tokens=self.max_row_tokens, multiple=multiple)
+        if self.attention == "dense":  # where attention does not grow with the row, one long row wastes least
+            return pack(groups, max_tokens=max(self.max_row_tokens, self.max_batch_tokens))
+        rows = pack(groups, max_tokens=self.max_row_tokens, multiple=FLEX_BLOCK)
         return stack(rows, max_tokens=self.max_batch_tokens)
 
 

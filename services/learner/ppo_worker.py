@@ -12,22 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.train
 import torch
 
-from rlft_core.checkpoints import folder as checkpoints
 from rlft_core.checkpoints import state as saved
-from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
-from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import PpoStage
-from rlft_core.errors import UserError
 from rlft_core.kl import AdaptiveKl, FixedKl, KlController, kl_from_state
-from rlft_core.models.loading import frozen_policy, load_lm, load_tokenizer
+from rlft_core.models.loading import frozen_policy, load_lm
 from rlft_core.models.policy import Critic, Policy
 from rlft_core.types import Batch, ScoredGroup
 from rlft_core.updates.critics import RidgeHead
@@ -38,16 +33,15 @@ from rlft_core.updates.ppo import PpoState, ppo_update
 from services.learner.publisher import Publisher
 from services.learner.rank import (
     Job,
-    checkpoints_of,
     choose_compute,
     layers_of,
     load_policy,
-    may_save,
-    model_of,
     prepare_rank,
     shard,
     standing,
+    told_to,
 )
+from services.learner.saving import Facts, dtype_of, export, restore, save_if_due
 
 
 def ppo_loop(config: dict[str, Any]) -> None:
@@ -63,7 +57,7 @@ def ppo_loop(config: dict[str, Any]) -> None:
             state.policy,
             state.compute,
             state.collective,
-            dtype=_dtype(job.recipe),
+            dtype=dtype_of(job.recipe),
             probe_pair=config["probe"],
         )
         _work(job, stage, state, publisher, mailbox, notes)
@@ -97,18 +91,7 @@ def _work(job: Job, stage: PpoStage, state: PpoState, publisher: Publisher, mail
         }
         if rank == 0:
             ray.get(mailbox.ack.remote(metrics, publication))
-        save_s = _save_if_due(job, stage, state, mailbox)
-
-
-def _save_if_due(job: Job, stage: PpoStage, state: PpoState, mailbox: Any) -> float:
-    """Seconds that a checkpoint took; 0 when none is due. The last step's result is the exported model."""
-    if state.step % stage.checkpoint.every or state.step == stage.num_steps:
-        return 0.0
-    if not may_save(mailbox, state.collective):
-        return 0.0
-    started = time.perf_counter()
-    save(state, job, stage)
-    return time.perf_counter() - started
+        save_s = save_if_due(state, job, stage, mailbox, lambda: beside_policy(state))
 
 
 def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:
@@ -137,57 +120,27 @@ def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:
 
 def resume(state: PpoState, job: Job) -> None:
     """Continue from the newest complete checkpoint, if there is one."""
-    path = checkpoints.latest(checkpoints_of(job))
-    if path is None:
+    found = restore(state, job)
+    if found is None:
         return
-    tensors, facts = checkpoints.load(path)
-    saved.check_origin(facts, fingerprint=job.fingerprint)
-    saved.load_module(state.policy, tensors["policy"])
-    saved.load_optimizer(state.policy, state.optimizer, tensors["optimizer"])
-    saved.load_random_state(tensors["random"])
+    tensors, facts = found
     if isinstance(state.critic, RidgeHead):
         state.critic.load_state(tensors["critic"])
     elif state.critic is not None:
         saved.load_module(state.critic.module, tensors["critic"])
         saved.load_optimizer(state.critic.module, state.critic.optimizer, tensors["critic_optimizer"])
     state.kl = kl_from_state(facts["kl"])
-    state.step = facts["step"]
 
 
-def save(state: PpoState, job: Job, stage: PpoStage) -> None:
-    """Write everything that decides the future. A collective."""
-    tensors: saved.Tensors = {
-        "policy": saved.module_tensors(state.policy),
-        "optimizer": saved.optimizer_tensors(state.policy, state.optimizer),
-        "random": saved.random_state(),
-    }
+def beside_policy(state: PpoState) -> tuple[saved.Tensors, Facts]:
+    """What decides the future besides the policy: critic and KL controller. A collective."""
+    tensors: saved.Tensors = {}
     if isinstance(state.critic, RidgeHead):
         tensors["critic"] = state.critic.state()
     elif state.critic is not None:
         tensors["critic"] = saved.module_tensors(state.critic.module)
         tensors["critic_optimizer"] = saved.optimizer_tensors(state.critic.module, state.critic.optimizer)
-    if state.collective.rank == 0:
-        facts = {"step": state.step, "fingerprint": job.fingerprint, "start": job.start, "kl": state.kl.state()}
-        checkpoints.save(checkpoints_of(job), state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
-    state.collective.barrier()
-
-
-def export(job: Job, policy: Policy, rank: int) -> None:
-    """Write the tuned model as a Hugging Face folder. A collective."""
-    weights = full_weights(policy)
-    if rank == 0:
-        tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
-        write_model(model_of(job), policy, weights, tokenizer, _dtype(job.recipe))
-
-
-@contextmanager
-def told_to(mailbox: Any) -> Any:
-    """A user's error is told to the coordinator: starting the ranks again would only repeat it."""
-    try:
-        yield
-    except UserError as error:
-        ray.get(mailbox.fail.remote(error))
-        raise
+    return tensors, {"kl": state.kl.state()}
 
 
 def _reference(job: Job, stage: PpoStage, compute: Compute) -> Policy | None:
@@ -215,7 +168,3 @@ def _controller(stage: PpoStage) -> KlController:
     if stage.kl.adaptive is None:
         return FixedKl(stage.kl.coefficient)
     return AdaptiveKl(stage.kl.coefficient, stage.kl.adaptive.target, stage.kl.adaptive.horizon)
-
-
-def _dtype(recipe: Recipe) -> torch.dtype:
-    return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32

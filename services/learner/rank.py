@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rlft_core.config.recipe import Recipe, TrainingStage
+from rlft_core.errors import UserError
 from rlft_core.models.attention import attention_kind
 from rlft_core.models.loading import trainable_policy
 from rlft_core.models.packable import why_not_packable
@@ -32,16 +33,6 @@ class Job:
     start: str
     folder: str
     fingerprint: str
-    rows: ray.ObjectRef | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """This process among the learner's."""
-
-    compute: Compute
-    collective: Collective
-    notes: tuple[str, ...]
 
 
 def prepare_rank(recipe: Recipe, stage: TrainingStage) -> tuple[torch.device, Collective]:
@@ -114,19 +105,11 @@ def standing(step: int, collective: Collective, notes: Sequence[str]) -> Standin
     return Standing(step, collective.num_ranks, tuple(collective.sum(pids).tolist()), tuple(notes))
 
 
-def may_save(mailbox: Any, collective: Collective) -> bool:
-    """Waits until the coordinator has written down the steps so far; False when it is ending. A collective."""
-    answer = torch.zeros(1)
-    if collective.rank == 0:
-        answer[0] = ray.get(mailbox.settled.remote())
-    return bool(collective.max(answer)[0])
-
-
-def checkpoints_of(job: Job) -> Path:
-    """Folder of the stage's checkpoints."""
-    return Path(job.folder, "checkpoints")
-
-
-def model_of(job: Job) -> Path:
-    """Folder of the stage's tuned model."""
-    return Path(job.folder, "model")
+@contextmanager
+def told_to(mailbox: Any) -> Iterator[None]:
+    """A user's error is told to the coordinator: starting the ranks again would only repeat it."""
+    try:
+        yield
+    except UserError as error:
+        ray.get(mailbox.fail.remote(error))
+        raise

@@ -8,23 +8,20 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import rows_of_step
-from rlft_core.checkpoints import folder as checkpoints
-from rlft_core.checkpoints import state as saved
 from rlft_core.config.stages import SftStage
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
-from services.learner.ppo_worker import export, told_to
 from services.learner.rank import (
     Job,
-    checkpoints_of,
     choose_compute,
     layers_of,
     load_policy,
-    may_save,
     prepare_rank,
     shard,
     standing,
+    told_to,
 )
+from services.learner.saving import export, restore, save_if_due
 
 
 def sft_loop(config: dict[str, Any]) -> None:
@@ -41,7 +38,7 @@ def sft_loop(config: dict[str, Any]) -> None:
         compute, notes = choose_compute(job.recipe, stage, policy, device)
         shard(policy, collective, device, layers_of(policy))
         state = SftState(policy, make_optimizer(policy, stage.optimizer), compute, collective)
-        _resume(state, job)
+        restore(state, job)
         here = standing(state.step, collective, notes)
         if collective.rank == 0:
             ray.get(mailbox.register.remote(here, None))
@@ -49,7 +46,7 @@ def sft_loop(config: dict[str, Any]) -> None:
             metrics = _step(state, stage, job, train, validation)
             if collective.rank == 0:
                 ray.get(mailbox.report.remote(state.step - 1, metrics))
-            _save_if_due(state, job, stage, mailbox)
+            save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
             if ray.get(mailbox.closed.remote()):
                 return
         export(job, policy, collective.rank)
@@ -68,32 +65,3 @@ def _step(state: SftState, stage: SftStage, job: Job, train: list[Pair], validat
     if validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):
         metrics["loss/validation"] = validation_loss(state, validation[rank::num_ranks])
     return metrics
-
-
-def _save_if_due(state: SftState, job: Job, stage: SftStage, mailbox: Any) -> None:
-    """Write a checkpoint, once the steps before it are written down. The last step's result is the exported model."""
-    if state.step % stage.checkpoint.every or state.step == stage.num_steps:
-        return
-    if not may_save(mailbox, state.collective):
-        return
-    tensors = {
-        "policy": saved.module_tensors(state.policy),
-        "optimizer": saved.optimizer_tensors(state.policy, state.optimizer),
-        "random": saved.random_state(),
-    }
-    if state.collective.rank == 0:
-        facts = {"step": state.step, "fingerprint": job.fingerprint, "start": job.start}
-        checkpoints.save(checkpoints_of(job), state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
-    state.collective.barrier()
-
-
-def _resume(state: SftState, job: Job) -> None:
-    path = checkpoints.latest(checkpoints_of(job))
-    if path is None:
-        return
-    tensors, facts = checkpoints.load(path)
-    saved.check_origin(facts, fingerprint=job.fingerprint)
-    saved.load_module(state.policy, tensors["policy"])
-    saved.load_optimizer(state.policy, state.optimizer, tensors["optimizer"])
-    saved.load_random_state(tensors["random"])
-    state.step = facts["step"]

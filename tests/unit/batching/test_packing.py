@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from rlft_core.batching.packing import MicroBatch, Sequences, attention_allowed, number_tokens, pack, pad
+from rlft_core.batching.packing import MicroBatch, Sequences, attention_allowed, number_tokens, pack, pad, stack
 from rlft_core.models.attention import to_device
+from rlft_core.models.loading import load_lm
 from rlft_core.models.policy import Policy
 
 tokens = st.integers(1, 50)
@@ -161,5 +162,8 @@ def test_packed_and_padded_rows_give_the_models_own_logprobs(
     ]
     expected = [p for prompt, completions in groups for c in completions for p in plain_logprobs(lm, prompt, c, 0.7)]
     numbered: list[Sequences] = number_tokens(groups)
-    for micros in (pack(numbered, max_tokens=budget, multiple=8), pad(numbered, max_tokens=budget, multiple=8)):
-        assert logprobs_of(Policy(lm), micros, len(expected)) == pytest.approx(expected, abs=1e-5)
+    policy = Policy(load_lm(tiny_folder, attention="dense"))
+    packed = pack(numbered, max_tokens=budget, multiple=8)
+    stacked = stack(packed, max_tokens=4 * budget)
+    for micros in (packed, stacked, pad(numbered, max_tokens=budget, multiple=8)):
+        assert logprobs_of(policy, micros, len(expected)) == pytest.approx(expected, abs=1e-5)

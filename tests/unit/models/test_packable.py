@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlft_core.models.dense import DENSE_ATTENTION
 from rlft_core.models.loading import load_lm
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
@@ -39,5 +40,7 @@ def test_a_model_that_ignores_the_mask_is_found_out(tiny_folder: Path) -> None:
 def test_a_sliding_window_shorter_than_a_row(window: int, reason: str | None, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "m", family="mistral")
     config = AutoConfig.from_pretrained(folder, sliding_window=window)
-    policy = Policy(AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="sdpa").eval())
+    policy = Policy(
+        AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation=DENSE_ATTENTION).eval()
+    )
     assert why_not_packable(policy, attention="dense", max_row_tokens=512) == reason

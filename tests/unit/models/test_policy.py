@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from rlft_core.batching.packing import MicroBatch, number_tokens, pack, pad
 from rlft_core.config.model import FreezeConfig, LoraConfig
 from rlft_core.models.attention import attention_kind, to_device
-from rlft_core.models.loading import trainable_policy
+from rlft_core.models.loading import load_lm, trainable_policy
 from rlft_core.models.policy import Critic, Policy
 from rlft_core.models.tiny import Family, make_tiny_model
 
@@ -41,7 +41,7 @@ def test_packed_equals_padded_equals_plain_in_every_family(
     lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
     expected = [p for prompt, completions in PAIRS for c in completions for p in plain_logprobs(lm, prompt, c)]
     for micros in (pack(number_tokens(PAIRS), max_tokens=16, multiple=8), pad(number_tokens(PAIRS), max_tokens=16)):
-        assert flat(Policy(lm), micros)[0].tolist() == pytest.approx(expected, abs=1e-5)
+        assert flat(Policy(load_lm(folder, attention="dense")), micros)[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -53,7 +53,11 @@ def test_entropy_is_that_of_the_sampled_distribution(tiny_folder: Path, temperat
     for position in range(1, 5):
         weights = [math.exp(z) for z in table[position].tolist()]
         expected.append(-sum(w / sum(weights) * math.log(w / sum(weights)) for w in weights))
-    _, entropy = flat(Policy(lm), pack(number_tokens(PAIRS), max_tokens=64), temperature=temperature)
+    _, entropy = flat(
+        Policy(load_lm(tiny_folder, attention="dense")),
+        pack(number_tokens(PAIRS), max_tokens=64),
+        temperature=temperature,
+    )
     assert entropy[4:].tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -73,7 +77,7 @@ def test_an_adapter_at_its_start_changes_nothing(tiny_folder: Path) -> None:
 
 def test_a_critic_starts_at_zero_and_reads_the_states_that_chose_the_tokens(tiny_folder: Path) -> None:
     lm = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation="sdpa").eval()
-    critic = Critic(lm.get_decoder(), 64)
+    critic = Critic(load_lm(tiny_folder, attention="dense").get_decoder(), 64)
     (micro,) = pack(number_tokens(PAIRS), max_tokens=64)
     rows = to_device(micro, CPU, "dense")
     assert critic(rows).tolist() == [0.0] * 8

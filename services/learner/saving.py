@@ -1,0 +1,96 @@
+"""What a learner leaves on disk: checkpoints when they are due, and the tuned model. The same for every kind of training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from rlft_core.checkpoints import folder as checkpoints
+from rlft_core.checkpoints import state as saved
+from rlft_core.checkpoints.export import full_weights, write_model
+from rlft_core.config.recipe import Recipe, TrainingStage
+from rlft_core.models.loading import load_tokenizer
+from rlft_core.models.policy import Policy
+from rlft_core.updates.collective import Collective
+from services.learner.rank import Job
+
+Facts = dict[str, Any]
+
+
+class Training(Protocol):
+    """What the state of every kind of training has."""
+
+    policy: Policy
+    optimizer: torch.optim.AdamW
+    collective: Collective
+    step: int
+
+
+def restore(state: Training, job: Job) -> tuple[saved.Tensors, Facts] | None:
+    """Continue from the newest complete checkpoint; its other contents are the caller's. None when there is none."""
+    path = checkpoints.latest(checkpoints_of(job))
+    if path is None:
+        return None
+    tensors, facts = checkpoints.load(path)
+    saved.check_origin(facts, fingerprint=job.fingerprint)
+    saved.load_module(state.policy, tensors["policy"])
+    saved.load_optimizer(state.policy, state.optimizer, tensors["optimizer"])
+    saved.load_random_state(tensors["random"])
+    state.step = facts["step"]
+    return tensors, facts
+
+
+def save_if_due(
+    state: Training, job: Job, stage: TrainingStage, mailbox: Any, more: Callable[[], tuple[saved.Tensors, Facts]]
+) -> float:
+    """Write a checkpoint with what `more` adds, if one is due after this step. A collective; returns its seconds.
+
+    It waits until the coordinator has written down the steps so far. The last step's result is the exported model.
+    """
+    if state.step % stage.checkpoint.every or state.step == stage.num_steps:
+        return 0.0
+    if not _settled(mailbox, state.collective):
+        return 0.0
+    started = time.perf_counter()
+    tensors, facts = more()
+    tensors |= {
+        "policy": saved.module_tensors(state.policy),
+        "optimizer": saved.optimizer_tensors(state.policy, state.optimizer),
+        "random": saved.random_state(),
+    }
+    facts |= {"step": state.step, "fingerprint": job.fingerprint, "start": job.start}
+    if state.collective.rank == 0:
+        checkpoints.save(checkpoints_of(job), state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
+    state.collective.barrier()
+    return time.perf_counter() - started
+
+
+def _settled(mailbox: Any, collective: Collective) -> bool:
+    """Waits until the coordinator has written down the steps so far; False when it is ending. A collective."""
+    answer = torch.zeros(1)
+    if collective.rank == 0:
+        answer[0] = ray.get(mailbox.settled.remote())
+    return bool(collective.max(answer)[0])
+
+
+def export(job: Job, policy: Policy, rank: int) -> None:
+    """Write the tuned model as a Hugging Face folder. A collective."""
+    weights = full_weights(policy)
+    if rank == 0:
+        tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
+        write_model(Path(job.folder, "model"), policy, weights, tokenizer, dtype_of(job.recipe))
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """Precision of engines and exported models."""
+    return torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
+
+
+def checkpoints_of(job: Job) -> Path:
+    """Folder of the stage's checkpoints."""
+    return Path(job.folder, "checkpoints")
