@@ -25,7 +25,8 @@ quickstart: setup ## SFT, PPO and evaluation of the default model on the bundled
 	@$(BIN)/rlft run recipes/quickstart.yaml
 
 test: setup lint ## lint, then all tests: unit, then integration with real Ray and vLLM
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -m "not soak" tests $(ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests/unit $(ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -m "not soak" tests/integration tests/gpu $(ARGS)
 
 test-soak: setup ## runs and learners, killed and started again; best on an idle machine
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m soak tests $(ARGS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from rlft_core.batching.packing import Sequences
 from rlft_core.config.algorithms import ModelCriticConfig
 from rlft_core.losses import value_loss
 from rlft_core.masking import Tally, add_tallies
@@ -15,11 +17,14 @@ from rlft_core.models.policy import Critic
 from rlft_core.updates.collective import Collective
 from rlft_core.updates.experience import Experience, select
 from rlft_core.updates.optimizer import learning_rate, make_optimizer, optimizer_step
-from rlft_core.updates.passes import Compute, collect, micro_batches
+from rlft_core.updates.passes import Compute, Work, collect, micro_batches
 
 
 class ModelCritic:
-    """Values from a model that learns beside the policy: clipped value loss, one optimiser step a minibatch."""
+    """Values from a model that learns beside the policy: clipped value loss, one optimiser step a minibatch.
+
+    When a step is one micro-batch and one update, the pass that predicted the values is the one that is learned from.
+    """
 
     def __init__(self, module: Critic, config: ModelCriticConfig, *, num_steps: int, minibatches: int) -> None:
         self.module = module
@@ -27,14 +32,27 @@ class ModelCritic:
         self._config = config
         self._minibatches = minibatches
         self._num_updates = num_steps * config.epochs * minibatches
+        self._kept: tuple[Work, Tensor] | None = None
 
     def values(self, experience: Experience, compute: Compute, collective: Collective) -> Tensor:
-        """[T] float32 predictions for samples it has not learned from."""
+        """[T] float32 predictions for samples it has not learned from; `learn` is to follow before the next call."""
+        works = list(islice(micro_batches(experience.sequences, compute, collective), 2))
+        if len(works) == 1 and self._config.epochs * self._minibatches == 1:
+            return self._keep(works[0], experience.num_tokens, compute)
 
         def forward(rows: DeviceRows) -> tuple[Tensor, ...]:
             return (self.module(rows),)
 
         return collect(forward, experience.sequences, experience.num_tokens, compute, collective)[0]
+
+    def _keep(self, work: Work, num_tokens: int, compute: Compute) -> Tensor:
+        with compute.autocast():
+            output = self.module(work.rows)
+        self._kept = work, output
+        found = torch.zeros(num_tokens)
+        if work.real:
+            found[work.rows.tokens.cpu()] = output.detach().float().cpu()
+        return found
 
     def learn(
         self,
@@ -70,10 +88,10 @@ class ModelCritic:
         num_tokens = int(collective.sum(torch.tensor([mine]))[0])
         tallies: dict[str, Tally] = {}
         with compute.autocast():
-            for work in micro_batches(select(experience, chosen), compute, collective):
+            for work, predicted in self._predicted(select(experience, chosen), compute, collective):
                 at = work.rows.tokens.cpu()
                 old, target = values[at].to(compute.device), returns[at].to(compute.device)
-                loss, found = value_loss(self.module(work.rows), old, target, clip=self._config.clip)
+                loss, found = value_loss(predicted, old, target, clip=self._config.clip)
                 scale = collective.num_ranks / max(1, num_tokens) if work.real else 0.0
                 (loss * scale).backward()  # type: ignore[no-untyped-call]
                 if work.real:
@@ -83,3 +101,14 @@ class ModelCritic:
         lr = learning_rate(update, num_steps=self._num_updates, config=self._config.optimizer)
         optimizer_step(self.optimizer, lr=lr, max_grad_norm=self._config.optimizer.max_grad_norm)
         return tallies
+
+    def _predicted(
+        self, groups: Sequence[Sequences], compute: Compute, collective: Collective
+    ) -> Iterator[tuple[Work, Tensor]]:
+        """Micro-batches with their values, to be learned from: the kept ones, or computed one after the other."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            yield kept
+            return
+        for work in micro_batches(groups, compute, collective):
+            yield work, self.module(work.rows)

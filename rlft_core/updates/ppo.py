@@ -68,6 +68,8 @@ def ppo_update(state: PpoState, batch: Batch, stage: PpoStage) -> dict[str, floa
         raise RewardError(f"step {batch.step}: every sample of the step was skipped, so there is nothing to learn from")
     tallies = sample_tallies(batch.groups, step=batch.step)
     targets = prepare(state, experience, stage, tallies)
+    # Before the policy: what the critic kept for its backward pass must not stand beside what the policy needs.
+    tallies |= _learn_value(state, experience, targets, stage)
     warming = stage.model_critic is not None and state.step < stage.model_critic.warmup_steps
     grad_norm = 0.0
     for epoch in range(0 if warming else stage.epochs):
@@ -75,7 +77,6 @@ def ppo_update(state: PpoState, batch: Batch, stage: PpoStage) -> dict[str, floa
             update = (state.step * stage.epochs + epoch) * stage.minibatches + part
             grad_norm, found = _minibatch(state, experience, targets, stage, part, update)
             tallies = add_tallies(tallies, found)
-    tallies |= _learn_value(state, experience, targets, stage)
     whole = sum_tallies(tallies, state.collective)
     metrics = {name: value.mean for name, value in whole.items()}
     metrics |= {

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from services.pipeline.record import (
 from services.pipeline.stage_evaluate import OUTPUTS, RESULT, run_evaluate
 from services.pipeline.stage_ppo import run_ppo_stage
 from services.pipeline.stage_sft import run_sft
+
+_NOTE_EVERY_S = 10.0
 
 
 def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = False) -> Path:
@@ -95,17 +97,35 @@ def _run_stage(context: RunContext, stage: StageConfig) -> None:
         context.notice(f"{stage.name}: its inputs changed; the earlier results are now in {set_aside(folder).name}")
         before = None
     folder.mkdir(parents=True, exist_ok=True)
-    spent = before.seconds if before else 0.0
+    earlier = before.seconds if before else 0.0
     started = time.monotonic()
-    write_record(folder, StageRecord(stage.name, stage.type, fingerprint, False, spent))
+
+    def note(*, done: bool = False) -> None:
+        seconds = earlier + time.monotonic() - started
+        write_record(folder, StageRecord(stage.name, stage.type, fingerprint, done, seconds))
+
+    note()
     try:
-        asyncio.run(_dispatch(context, stage))
+        asyncio.run(_noting(_dispatch(context, stage), note))
     except BaseException:
-        seconds = spent + time.monotonic() - started
-        write_record(folder, StageRecord(stage.name, stage.type, fingerprint, False, seconds))
+        note()
         raise
-    seconds = spent + time.monotonic() - started
-    write_record(folder, StageRecord(stage.name, stage.type, fingerprint, True, seconds))
+    note(done=True)
+
+
+async def _noting(work: Coroutine[Any, Any, None], note: Callable[[], None]) -> None:
+    """Do the work and write down now and then how long it took: a run that is killed loses little of its time."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(_NOTE_EVERY_S)
+            note()
+
+    ticker = asyncio.create_task(tick())
+    try:
+        await work
+    finally:
+        ticker.cancel()
 
 
 async def _dispatch(context: RunContext, stage: StageConfig) -> None:
