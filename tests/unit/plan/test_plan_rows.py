@@ -1,0 +1,40 @@
+"""Which rows are set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlft_core.data.prepare import rows_of
+from rlft_core.errors import DataError
+from tests.unit.plan.parts import recipe_in, write_rows
+
+
+def test_rows_set_aside_by_number_share_and_file(base: Path) -> None:
+    both = rows_of(recipe_in(base, "data.validation=10", "data.test=0.1").data, base, 0)
+    assert [len(side) for side in (both.train, both.validation, both.test)] == [44, 10, 6]
+    mixed = rows_of(recipe_in(base, "data.validation=10").data, base, 0)
+    assert [len(side) for side in (mixed.train, mixed.validation, mixed.test)] == [50, 10, 40]
+    none = rows_of(recipe_in(base).data, base, 0)
+    assert [len(side) for side in (none.train, none.validation, none.test)] == [60, 0, 40]
+
+
+def test_the_limit_does_not_change_what_is_held_out(base: Path) -> None:
+    whole = rows_of(recipe_in(base, "data.test=10").data, base, 0)
+    limited = rows_of(recipe_in(base, "data.test=10", "data.limit=7").data, base, 0)
+    assert limited.test == whole.test
+    assert limited.train == whole.train[:7]
+    assert [row.input for row in rows_of(recipe_in(base, "data.limit=2").data, base, 0).train] == ["text 0", "text 1"]
+
+
+def test_the_seed_decides_what_is_set_aside(base: Path) -> None:
+    data = recipe_in(base, "data.test=10").data
+    assert rows_of(data, base, 0).test == rows_of(data, base, 0).test
+    assert rows_of(data, base, 0).test != rows_of(data, base, 1).test
+
+
+def test_a_family_is_never_split(base: Path) -> None:
+    write_rows(base / "train.jsonl", 30, family="same")
+    with pytest.raises(DataError, match="no row for test"):
+        rows_of(recipe_in(base, "data.test=10", "data.family_field=family").data, base, 0)
