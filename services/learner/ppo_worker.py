@@ -30,9 +30,9 @@ from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState, ppo_update
+from services.learner.entry import Job
 from services.learner.publisher import Publisher
 from services.learner.rank import (
-    Job,
     choose_compute,
     layers_of,
     load_policy,

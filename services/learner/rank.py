@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -22,17 +21,6 @@ from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Alone, Collective, Ranks
 from rlft_core.updates.passes import Compute
 from services.learner.mailbox import Standing
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a stage's learner works on. `start` is the model folder, `folder` the stage's own, `resume_from` is automatic."""
-
-    recipe: Recipe
-    stage: str
-    start: str
-    folder: str
-    fingerprint: str
 
 
 def prepare_rank(recipe: Recipe, stage: TrainingStage) -> tuple[torch.device, Collective]:

@@ -17,7 +17,7 @@ from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Collective
-from services.learner.rank import Job
+from services.learner.entry import Job
 
 Facts = dict[str, Any]
 

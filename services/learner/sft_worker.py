@@ -11,8 +11,8 @@ from rlft_core.batching.schedule import rows_of_step
 from rlft_core.config.stages import SftStage
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
+from services.learner.entry import Job
 from services.learner.rank import (
-    Job,
     choose_compute,
     layers_of,
     load_policy,

@@ -12,9 +12,8 @@ from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
 from rlft_core.models.loading import load_tokenizer
 from services.cluster.placement import actor_options, environment, share_of_cores
 from services.cluster.session import num_gpus_here
+from services.learner import entry
 from services.learner.learner import Learner
-from services.learner.ppo_worker import ppo_loop
-from services.learner.rank import Job
 from services.observe.observer import StageObserver
 from services.pipeline.context import RunContext, learner_placement
 from services.rollout.create import create_fleet
@@ -100,9 +99,9 @@ def create_scorers(stage: PpoStage, search_path: Path) -> ScorerPool:
 def create_learner(context: RunContext, stage: PpoStage, start: str, probe: tuple[Any, Any]) -> Learner:
     """The stage's learner, not started yet."""
     folder = context.stage_folder(stage.name)
-    job = Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
+    job = entry.Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
     return Learner(
-        ppo_loop,
+        entry.ppo,
         {"job": job, "probe": probe},
         name=stage.name,
         config=stage.learner,

@@ -13,9 +13,8 @@ from rlft_core.errors import DataError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.types import Row
 from rlft_core.updates.sft import Pair
+from services.learner import entry
 from services.learner.learner import Learner
-from services.learner.rank import Job
-from services.learner.sft_worker import sft_loop
 from services.pipeline.context import RunContext, learner_placement
 
 
@@ -25,9 +24,9 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
     folder = context.stage_folder(stage.name)
     train = encode_pairs(context, context.splits.train, start)
     validation = encode_pairs(context, context.splits.validation[: stage.validation_rows], start)
-    job = Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
+    job = entry.Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
     learner = Learner(
-        sft_loop,
+        entry.sft,
         # In a list, because a ref that stands alone would be resolved on the way.
         {"job": job, "train": [ray.put(train)], "validation": [ray.put(validation)]},
         name=stage.name,

@@ -26,7 +26,7 @@ from tests.integration.support import (
     write_rows,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.soak]
+pytestmark = pytest.mark.integration
 
 FOLDER = Path("runs", "run")
 
@@ -49,6 +49,7 @@ def assert_like(folder: Path, undisturbed: Here) -> None:
     assert model_bytes(folder) == undisturbed.model()
 
 
+@pytest.mark.soak
 def test_a_run_killed_twice_ends_like_one_that_was_not(base: Path, tiny_model: Path, undisturbed_float32: Here) -> None:
     (base / "recipe.yaml").write_text(json.dumps(recipe_content(tiny_model, ppo())))
     killed_run(base, checkpoint(base, "ppo", 2))
@@ -67,6 +68,7 @@ def test_a_bfloat16_run_killed_between_checkpoints_ends_like_one_that_was_not(
     assert_like(base / FOLDER, undisturbed_bfloat16)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_a_supervised_run_killed_ends_like_one_that_was_not(base: Path, tiny_model: Path) -> None:
     content = recipe_content(tiny_model, sft(num_steps=40))

@@ -25,7 +25,7 @@ from tests.integration.support import (
     steps_of,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
 SAME_OVER_RANKS = 1e-4
 
@@ -55,6 +55,7 @@ def test_one_rank_goes_on_from_its_checkpoint(base: Path, tiny_model: Path, undi
     assert run.model() == undisturbed_scripted.model()
 
 
+@pytest.mark.soak
 def test_without_a_checkpoint_it_goes_back_to_the_start(
     base: Path, tiny_model: Path, undisturbed_scripted: Here
 ) -> None:
@@ -65,6 +66,7 @@ def test_without_a_checkpoint_it_goes_back_to_the_start(
     assert run.model() == undisturbed_scripted.model()
 
 
+@pytest.mark.soak
 def test_two_ranks_give_what_one_gives(base: Path, tiny_model: Path, undisturbed_scripted: Here) -> None:
     run = scripted(base, tiny_model, "stages.ppo.learner.num_ranks=2")
     run_ppo_here(run)
@@ -73,6 +75,7 @@ def test_two_ranks_give_what_one_gives(base: Path, tiny_model: Path, undisturbed
     assert largest_difference(results_of(run.folder, "ppo"), expected) < SAME_OVER_RANKS
 
 
+@pytest.mark.soak
 def test_one_of_two_ranks_dies_and_both_go_on(base: Path, tiny_model: Path, undisturbed_scripted: Here) -> None:
     run = scripted(base, tiny_model, "stages.ppo.learner.num_ranks=2")
     run_ppo_here(run, killing_rank(run, 1, after_rows=4))
@@ -82,6 +85,7 @@ def test_one_of_two_ranks_dies_and_both_go_on(base: Path, tiny_model: Path, undi
     assert largest_difference(results_of(run.folder, "ppo"), expected) < SAME_OVER_RANKS
 
 
+@pytest.mark.soak
 def test_with_no_restart_left_the_run_ends_and_names_the_rank(base: Path, tiny_model: Path) -> None:
     run = scripted(base, tiny_model, "stages.ppo.learner.max_restarts=0")
     killed_at: list[float] = []

@@ -1,0 +1,37 @@
+"""What is sent to Ray Train: a job, and functions that load the models' libraries only where the ranks run.
+
+Ray Train's controller is a process of its own that unpickles the function and its configuration: for it alone, importing
+torch and transformers would cost as much as it costs a rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlft_core.config.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a stage's learner works on. `start` is the model folder, `folder` the stage's own, `resume_from` is automatic."""
+
+    recipe: Recipe
+    stage: str
+    start: str
+    folder: str
+    fingerprint: str
+
+
+def ppo(config: dict[str, Any]) -> None:
+    """A rank of a PPO stage. `config` holds the Job, the probe's token ids and the mailbox."""
+    from services.learner.ppo_worker import ppo_loop
+
+    ppo_loop(config)
+
+
+def sft(config: dict[str, Any]) -> None:
+    """A rank of a supervised stage. `config` holds the Job, refs of the tokenised rows and the mailbox."""
+    from services.learner.sft_worker import sft_loop
+
+    sft_loop(config)
