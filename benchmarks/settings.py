@@ -20,13 +20,15 @@ NEVER = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`model` is a folder. `warmup_steps` come before the `measured_steps` and are not counted."""
+    """`model` is a folder. `max_batch_tokens` lets a step go through a model at once. `warmup_steps` come before the
+    `measured_steps` and are not counted."""
 
     model: str
     prompts_per_step: int = 8
     samples_per_prompt: int = 8
     max_new_tokens: int = 24
     max_length: int = 512
+    max_batch_tokens: int = 4096
     learning_rate: float = 1e-5
     warmup_steps: int = 2
     measured_steps: int = 6
@@ -64,6 +66,7 @@ def recipe(settings: Settings, reward_model: Path, *, max_lag: int) -> Recipe:
                 "params": {"folder": str(reward_model), "system": SYSTEM},
             }
         ],
+        "learner": {"max_batch_tokens": settings.max_batch_tokens},
         "optimizer": optimizer,
         "checkpoint": {"every": NEVER},
         "log_samples_every": NEVER,

@@ -69,12 +69,18 @@ def check_resources(recipe: Recipe, plan: StagePlan, stage: StageConfig, availab
             f"stages.{plan.name} asks for {plan.num_cpus:g} CPUs at once, but cluster.num_cpus is {allowed}; raise it "
             f"to {plan.num_cpus:g} or leave it out (a local cluster may have more CPUs than the machine has cores)"
         )
-    if plan.num_cpus > available.num_cpus:
-        return [
-            f"stages.{plan.name} reserves {plan.num_cpus:g} CPUs on {available.num_cpus:g} cores: its processes take "
-            "turns"
-        ]
-    return []
+    if plan.num_cpus <= available.num_cpus:
+        return []
+    notes = [
+        f"stages.{plan.name} reserves {plan.num_cpus:g} CPUs on {available.num_cpus:g} cores: its processes take turns"
+    ]
+    if isinstance(stage, PpoStage) and stage.max_lag > 0:
+        # Measured on two cores: a step took half as long again, see benchmarks/results.
+        notes.append(
+            f"stages.{plan.name}.max_lag is {stage.max_lag}: engines and learner will compete for the same cores, which "
+            "is slower than taking turns; use 0 here"
+        )
+    return notes
 
 
 def _gpu_sum(stage: StageConfig, plan: StagePlan) -> str:

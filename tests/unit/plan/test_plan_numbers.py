@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlft_core.plan import Available
-from tests.unit.plan.parts import GIB, HIDDEN, LAYER_PARAMETERS, LAYERS, MIB, SERVER, VOCAB, plan_of
+from tests.unit.plan.parts import GIB, HIDDEN, LAPTOP, LAYER_PARAMETERS, LAYERS, MIB, SERVER, VOCAB, plan_of
 
 
 def test_steps_rows_samples_and_updates_are_counted(base: Path) -> None:
@@ -57,6 +57,12 @@ def test_things_worth_knowing_are_told(base: Path) -> None:
     assert "stages.evaluate compares on 5 rows" in text
     assert "data.limit is 100, but there are only 60 training rows" in text
     assert "stages.sft.validate_every has no effect without data.validation" in text
+
+
+def test_lag_without_cores_of_its_own_is_told(base: Path) -> None:
+    crowded, roomy = (plan_of(base, "stages.ppo.max_lag=1", available=machine) for machine in (LAPTOP, SERVER))
+    assert any("stages.ppo.max_lag is 1: engines and learner will compete" in note for note in crowded.notes)
+    assert not any("max_lag" in note for note in roomy.notes)
 
 
 def test_little_memory_disk_and_schedule_are_warnings(base: Path) -> None:
