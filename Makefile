@@ -28,7 +28,7 @@ test: setup lint ## lint, then all tests: unit, then integration with real Ray a
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests/unit $(ARGS)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m "not soak" tests/integration tests/gpu $(ARGS)
 
-test-soak: setup ## more runs and learners, killed and started again: some ten minutes
+test-soak: setup ## more runs and learners, killed and started again: some six minutes
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m soak tests $(ARGS)
 
 test-fast: setup ## unit tests only, stops at the first failure
