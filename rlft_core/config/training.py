@@ -43,7 +43,7 @@ class LearnerConfig(Strict):
     threads_per_rank: NonNegativeInt = 0
     """Compute threads of one rank; 0 shares the machine's cores among the ranks."""
     max_row_tokens: PositiveInt = 512
-    """Token budget of one packed row on a GPU. A CPU computes every group on its own and needs no bound on rows."""
+    """Token budget of one packed row on a GPU. On a CPU rows may be as long as the larger of this and `max_batch_tokens`."""
     max_batch_tokens: PositiveInt = 2048
     """Rows go through the model together up to this many positions: bounds the learner's activation memory."""
     packing: bool = True

@@ -32,15 +32,7 @@ from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState, ppo_update
 from services.learner.entry import Job
 from services.learner.publisher import Publisher
-from services.learner.rank import (
-    choose_compute,
-    layers_of,
-    load_policy,
-    prepare_rank,
-    shard,
-    standing,
-    told_to,
-)
+from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
 from services.learner.saving import Facts, dtype_of, export, restore, save_if_due
 
 

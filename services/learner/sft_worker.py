@@ -12,15 +12,7 @@ from rlft_core.config.stages import SftStage
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
 from services.learner.entry import Job
-from services.learner.rank import (
-    choose_compute,
-    layers_of,
-    load_policy,
-    prepare_rank,
-    shard,
-    standing,
-    told_to,
-)
+from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
 from services.learner.saving import export, restore, save_if_due
 
 
