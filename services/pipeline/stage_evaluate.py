@@ -16,7 +16,6 @@ from safetensors import safe_open
 from rlft_core.batching.schedule import sampling_seed
 from rlft_core.config.rewards import RewardConfig
 from rlft_core.config.stages import EvaluateStage
-from rlft_core.data import check_lengths, encode_prompt
 from rlft_core.errors import ModelError
 from rlft_core.evaluation.table import evaluate
 from rlft_core.models.loading import load_tokenizer
@@ -27,6 +26,7 @@ from rlft_core.types import Prompt, RolloutGroup
 from services.cluster.placement import environment, share_of_cores
 from services.cluster.session import num_gpus_here
 from services.pipeline.context import RunContext
+from services.pipeline.encoding import encode_prompts
 from services.pipeline.record import write_json
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
@@ -92,19 +92,15 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _prompts(context: RunContext, stage: EvaluateStage, model: str) -> list[Prompt]:
-    recipe, prompt = context.recipe, context.recipe.data.prompt
+    recipe = context.recipe
     rows = context.splits.test if stage.split == "test" else context.splits.validation
-    rows = rows[: stage.max_rows] if stage.max_rows else rows
-    tokenizer: Any = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
-    ids = [encode_prompt(tokenizer, r, system=prompt.system, template=prompt.template, chat=prompt.chat) for r in rows]
-    fitting = check_lengths(
-        rows,
-        ids,
-        max_prompt_tokens=recipe.data.max_prompt_tokens,
-        max_model_len=recipe.model.max_length,
+    fitting = encode_prompts(
+        recipe,
+        rows[: stage.max_rows] if stage.max_rows else rows,
+        load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code),
         max_new_tokens=stage.max_tokens,
-        too_long=recipe.data.too_long,
         source=f"data.{stage.split}",
+        notice=context.notice,
     )
     return [
         Prompt(row, tuple(tokens), 1, sampling_seed(stage.name, k))

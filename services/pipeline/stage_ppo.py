@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from rlft_core.config.stages import PpoStage
-from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
+from rlft_core.data import encode_target
 from rlft_core.models.loading import load_tokenizer
 from services.cluster.placement import actor_options, environment, share_of_cores
 from services.cluster.session import num_gpus_here
@@ -16,6 +16,7 @@ from services.learner import entry
 from services.learner.learner import Learner
 from services.observe.observer import StageObserver
 from services.pipeline.context import RunContext, learner_placement
+from services.pipeline.encoding import encode_prompts
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
 from services.scoring.scorers import ScorerPool, ScoringActor
@@ -39,7 +40,15 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
     """The parts of a PPO stage, put together; engines and scorers are starting, the learner is not."""
     recipe = context.recipe
     start = context.model_of(recipe.start_of(stage))
-    prompts, tokenizer = encode_prompts(context, stage, start)
+    tokenizer = load_tokenizer(start, trust_remote_code=recipe.model.trust_remote_code)
+    prompts = encode_prompts(
+        recipe,
+        context.splits.train,
+        tokenizer,
+        max_new_tokens=stage.sampling.max_tokens,
+        source="data.train",
+        notice=context.notice,
+    )
     on_gpu = num_gpus_here() > 0
     fleet = create_fleet(
         recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
@@ -56,26 +65,6 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
     )
     sampling = Sampling(stage.sampling.temperature, stage.sampling.max_tokens, stage.sampling.min_tokens)
     return PpoServices(fleet, scorers, learner, source, observe, sampling, context.notice)
-
-
-def encode_prompts(context: RunContext, stage: PpoStage, model: str) -> tuple[Fitting, Any]:
-    """Training prompts that fit, and the tokenizer. Raises DataError for one that does not, unless it may be skipped."""
-    recipe, prompt = context.recipe, context.recipe.data.prompt
-    tokenizer: Any = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
-    rows = context.splits.train
-    ids = [encode_prompt(tokenizer, r, system=prompt.system, template=prompt.template, chat=prompt.chat) for r in rows]
-    fitting = check_lengths(
-        rows,
-        ids,
-        max_prompt_tokens=recipe.data.max_prompt_tokens,
-        max_model_len=recipe.model.max_length,
-        max_new_tokens=stage.sampling.max_tokens,
-        too_long=recipe.data.too_long,
-        source=recipe.data.train,
-    )
-    if fitting.num_skipped:
-        context.notice(f"{fitting.num_skipped} of {len(rows)} rows have prompts that are too long and take no part")
-    return fitting, tokenizer
 
 
 def create_scorers(stage: PpoStage, search_path: Path) -> ScorerPool:

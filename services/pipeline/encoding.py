@@ -1,0 +1,61 @@
+"""Rows become token ids, the same way for every stage; rows that are left out are counted and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlft_core.config.recipe import Recipe
+from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
+from rlft_core.errors import DataError
+from rlft_core.types import Row
+from rlft_core.updates.sft import Pair
+
+Notice = Callable[[str], None]
+
+
+def encode_prompts(
+    recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, max_new_tokens: int, source: str, notice: Notice
+) -> Fitting:
+    """Prompts that leave room for an answer. Raises DataError for one that does not, unless it may be skipped."""
+    fitting = check_lengths(
+        rows,
+        [_prompt_ids(recipe, row, tokenizer) for row in rows],
+        max_prompt_tokens=recipe.data.max_prompt_tokens,
+        max_model_len=recipe.model.max_length,
+        max_new_tokens=max_new_tokens,
+        too_long=recipe.data.too_long,
+        source=source,
+    )
+    if fitting.num_skipped:
+        notice(f"{source}: {fitting.num_skipped} of {len(rows)} rows have prompts that are too long and take no part")
+    return fitting
+
+
+def encode_pairs(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, source: str, notice: Notice) -> list[Pair]:
+    """(prompt, output) token ids. Raises DataError for a pair longer than model.max_length, unless it may be skipped."""
+    limit = recipe.model.max_length
+    pairs: list[Pair] = []
+    for row in rows:
+        ids, target = _prompt_ids(recipe, row, tokenizer), encode_target(tokenizer, row.output)
+        if len(ids) + len(target) <= limit:
+            pairs.append((ids, target))
+        elif recipe.data.too_long == "error":
+            raise DataError(
+                f"{source}: prompt and output of row {row.id} have {len(ids)} + {len(target)} tokens, more than "
+                f"model.max_length ({limit}); raise it, shorten the row, or set data.too_long to 'skip'"
+            )
+    if rows and not pairs:
+        raise DataError(
+            f"{source}: prompt and output of all {len(rows)} rows exceed model.max_length ({limit}); raise it"
+        )
+    if len(pairs) < len(rows):
+        notice(
+            f"{source}: {len(rows) - len(pairs)} of {len(rows)} rows are longer than {limit} tokens and take no part"
+        )
+    return pairs
+
+
+def _prompt_ids(recipe: Recipe, row: Row, tokenizer: Any) -> list[int]:
+    prompt = recipe.data.prompt
+    return list(encode_prompt(tokenizer, row, system=prompt.system, template=prompt.template, chat=prompt.chat))
