@@ -25,9 +25,11 @@ class HeadCriticConfig(Strict):
 
 
 class ModelCriticConfig(Strict):
-    """A critic with a transformer of its own, started from the model that the stage starts from."""
+    """A critic with a transformer of its own."""
 
     type: Literal["model"] = "model"
+    start_from: str | None = None
+    """Reward-model stage that the critic starts as, its score included. Default: the model that the stage starts from."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
     """The critic's own optimiser."""
     epochs: PositiveInt = 1

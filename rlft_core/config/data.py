@@ -43,5 +43,7 @@ class DataConfig(Strict):
     """Longest prompt allowed."""
     too_long: Literal["error", "skip"] = "error"
     """What to do with a row whose prompt is longer: stop, or leave it out and count it."""
+    on_two_sides: Literal["error", "allow"] = "error"
+    """Rows whose input (or family) stands on two sides of the split: stop, or go on and say how many."""
     limit: NonNegativeInt = Field(default=0)
     """Use only this many training rows; 0 means all."""

@@ -10,9 +10,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
 from rlft_core.config.model import ModelConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, SftStage, StageConfig
+from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 
-TrainingStage = SftStage | PpoStage
+TrainingStage = SftStage | RewardModelStage | PpoStage
+PolicyStage = SftStage | PpoStage
 
 
 class ClusterConfig(Strict):
@@ -74,19 +76,38 @@ class Recipe(Strict):
         return self
 
     def _check_sources(self, where: str, stage: StageConfig, seen: list[str]) -> None:
-        known = [BASE, *(name for name in seen if not isinstance(self.stage(name), EvaluateStage))]
+        earlier = [self.stage(name) for name in seen]
+        policies = [BASE, *(s.name for s in earlier if isinstance(s, SftStage | PpoStage))]
         sources = stage.systems.values() if isinstance(stage, EvaluateStage) else [stage.start_from or BASE]
         for source in sources:
-            if source not in known:
-                raise ValueError(f"{where}: '{source}' is no earlier training stage; there are: {', '.join(known)}")
+            if source not in policies:
+                raise ValueError(f"{where}: '{source}' is no earlier training stage; there are: {', '.join(policies)}")
+        if isinstance(stage, EvaluateStage | PpoStage):
+            self._check_reward_models(where, stage, [s.name for s in earlier if isinstance(s, RewardModelStage)])
         if isinstance(stage, EvaluateStage):
             held_out = self.data.test if stage.split == "test" else self.data.validation
             if held_out is None:
                 raise ValueError(f"{where}: needs data.{stage.split}; give a file or a number of rows to set aside")
+        elif self.data.validation is None and (feature := _feature_that_validates(stage)):
+            raise ValueError(f"{where}: {feature} needs data.validation; give a file or a number of rows to set aside")
+
+    def _check_reward_models(self, where: str, stage: EvaluateStage | PpoStage, known: list[str]) -> None:
+        there = ", ".join(known) or "none"
+        for reward in stage.reward_models:
+            if reward.model is None and (not known if reward.stage is None else reward.stage not in known):
+                raise ValueError(
+                    f"{where}: reward '{reward.label}' needs an earlier stage of type reward_model; there are: {there}. "
+                    "Add one before this stage, or give the reward a `model` folder"
+                )
+        start = stage.model_critic.start_from if isinstance(stage, PpoStage) and stage.model_critic else None
+        if start is not None and start not in known:
+            raise ValueError(
+                f"{where}: advantage.critic.start_from '{start}' is no earlier stage of type reward_model; there are: {there}"
+            )
 
     def _check_lengths(self, where: str, stage: StageConfig) -> None:
         budget = self.model.max_length
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage | RewardModelStage):
             completion = 1
         else:
             completion = stage.sampling.max_tokens if isinstance(stage, PpoStage) else stage.max_tokens
@@ -120,6 +141,23 @@ class Recipe(Strict):
         """Name of the stage whose model `stage` starts from, or `base`."""
         if stage.start_from is not None:
             return stage.start_from
-        names = [other.name for other in self.stages]
-        earlier = self.stages[: names.index(stage.name)]
-        return next((s.name for s in reversed(earlier) if not isinstance(s, EvaluateStage)), BASE)
+        earlier = self._before(stage)
+        return next((s.name for s in reversed(earlier) if isinstance(s, SftStage | PpoStage)), BASE)
+
+    def reward_stage_of(self, stage: StageConfig, reward: RewardModelConfig) -> str | None:
+        """Name of the stage that trains a reward model; None for a folder."""
+        if reward.model is not None or reward.stage is not None:
+            return reward.stage
+        return next(s.name for s in reversed(self._before(stage)) if isinstance(s, RewardModelStage))
+
+    def _before(self, stage: StageConfig) -> tuple[StageConfig, ...]:
+        return self.stages[: [other.name for other in self.stages].index(stage.name)]
+
+
+def _feature_that_validates(stage: TrainingStage) -> str | None:
+    """What in a stage cannot do without validation rows."""
+    if isinstance(stage, PpoStage):
+        return "watch" if stage.watch is not None else None
+    if isinstance(stage, SftStage) and (stage.keep == "best" or stage.patience):
+        return "keep: best" if stage.keep == "best" else "patience"
+    return None

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from rlft_core.config.base import Strict
 from rlft_core.config.checks import (
@@ -214,6 +223,84 @@ class RougeConfig(_Reward):
         return True
 
 
+class LengthPenaltyConfig(_Reward):
+    """A penalty for outputs longer or shorter than wanted: 0 at best, without a lower bound unless `cap` sets one.
+
+    With d = max(0, |length - wanted| - tolerance): `linear` -d / scale, `quadratic` -(d / scale)^2; `count` is
+    -length / scale and knows no wanted length."""
+
+    type: Literal["length_penalty"] = "length_penalty"
+    """Which reward this is."""
+    weight: FiniteFloat = Field(default=1.0, ge=0.0)
+    """Factor in the sum. The value itself is negative, so a positive weight punishes."""
+    form: Literal["linear", "quadratic", "count"] = "linear"
+    """Shape of the penalty."""
+    unit: Literal["words", "characters", "tokens"] = "words"
+    """What is counted. `tokens` are the policy's, the final EOS included, and need a `target`."""
+    target: PositiveInt | None = None
+    """Wanted length. Default: that of the row's output."""
+    tolerance: NonNegativeInt = 2
+    """Units of difference that cost nothing."""
+    scale: PositiveFloat = 5.0
+    """Units of difference that cost 1."""
+    cap: PositiveFloat | None = None
+    """The penalty is never more than this."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.form != "count" and self.target is None
+
+    @model_validator(mode="after")
+    def _countable(self) -> LengthPenaltyConfig:
+        if self.unit == "tokens" and self.needs_reference:
+            raise ValueError("unit: tokens needs a `target`: how many tokens the row's output has depends on the model")
+        return self
+
+
+class BertScoreConfig(_Reward):
+    """BERTScore F1 against the reference (Zhang et al. 2020): greedy matching of token embeddings, without rescaling."""
+
+    type: Literal["bertscore"] = "bertscore"
+    """Which reward this is."""
+    model: str = Field(default="default", min_length=1)
+    """Encoder: `default` (all-MiniLM-L6-v2, from its package), a model folder or a hub id."""
+    layer: PositiveInt | None = None
+    """Hidden layer whose states are compared, from 1. Default: the last."""
+    max_tokens: PositiveInt = 256
+    """Longer texts are cut here."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+
+class RewardModelConfig(_Reward):
+    """A reward model: trained by an earlier stage of the recipe, or a folder. It gets actors of its own."""
+
+    type: Literal["reward_model"] = "reward_model"
+    """Which reward this is."""
+    stage: str | None = None
+    """The reward-model stage. Default: the latest one before, unless `model` is given."""
+    model: str | None = None
+    """A reward model's folder instead."""
+    clip: PositiveFloat | None = None
+    """Values are cut to [-clip, clip]."""
+    num_actors: PositiveInt = 1
+    """Actors that hold a copy of the model and share the groups."""
+    cpus_per_actor: NonNegativeFloat = 1.0
+    """CPUs reserved for one actor."""
+    gpus_per_actor: NonNegativeFloat = 0.0
+    """GPUs reserved for one actor; a fraction shares a GPU with others, 0 computes on CPUs."""
+    max_batch_tokens: PositiveInt = 4096
+    """Tokens that go through the model together."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewardModelConfig:
+        if self.stage is not None and self.model is not None:
+            raise ValueError("give `stage` or `model`, not both")
+        return self
+
+
 class CustomConfig(_Reward):
     """Your own function.
 
@@ -248,6 +335,9 @@ RewardConfig = Annotated[
     | EmbeddingSimilarityConfig
     | ExactMatchConfig
     | RougeConfig
+    | LengthPenaltyConfig
+    | BertScoreConfig
+    | RewardModelConfig
     | CustomConfig,
     Field(discriminator="type"),
 ]

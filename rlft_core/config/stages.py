@@ -15,9 +15,12 @@ from rlft_core.config.algorithms import (
     RlooConfig,
 )
 from rlft_core.config.base import Strict
-from rlft_core.config.rewards import RewardConfig, RewardConfigs
+from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfigs
+from rlft_core.config.postprocess import PostprocessConfig
+from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
+from rlft_core.config.watch import WatchConfig
 
 BASE = "base"
 """The name under which stages refer to the untuned model."""
@@ -47,6 +50,17 @@ class SftStage(Strict):
     """Measure the loss on validation rows after this many steps; 0: only at the end."""
     validation_rows: PositiveInt = 128
     """Validation rows to measure on."""
+    keep: Literal["last", "best"] = "last"
+    """What becomes the stage's model: the weights of the last step, or those with the lowest validation loss."""
+    patience: NonNegativeInt = 0
+    """Stop after so many measurements in a row without a new lowest validation loss; 0 goes on to the last step."""
+
+    @model_validator(mode="after")
+    def _keeps_what_it_measures(self) -> SftStage:
+        if (self.keep == "best" or self.patience) and not self.validate_every:
+            key = "keep: best" if self.keep == "best" else "patience"
+            raise ValueError(f"{key} needs validation losses to compare; set validate_every, for instance to 25")
+        return self
 
     @model_validator(mode="after")
     def _rows_divide(self) -> SftStage:
@@ -55,6 +69,60 @@ class SftStage(Strict):
                 f"batch_rows ({self.batch_rows}) does not divide among learner.num_ranks ({self.learner.num_ranks}); "
                 "make batch_rows a multiple of it"
             )
+        return self
+
+
+class RewardModelStage(Strict):
+    """A reward model from references and synthetic bad outputs: no preferences are needed."""
+
+    type: Literal["reward_model"] = "reward_model"
+    name: str = "reward_model"
+    """The stage's name and folder."""
+    start_from: str | None = None
+    """Stage whose model becomes the backbone, or `base`. Default: the policy of the training stage before this one."""
+    num_steps: PositiveInt = 100
+    """Optimiser steps."""
+    batch_rows: PositiveInt = 8
+    """Rows in one optimiser step, over all ranks: each is one reference with its negatives."""
+    negatives: NegativeConfigs = PUBLISHED_KINDS
+    """Kinds of bad outputs."""
+    negatives_per_row: PositiveInt = 4
+    """Bad outputs beside each reference, their kinds drawn by share."""
+    loss: Literal["bradley_terry", "binary"] = "bradley_terry"
+    """`bradley_terry`: the reference must score higher than its negative. `binary`: good or bad, each by itself."""
+    margin: NonNegativeFloat = 0.0
+    """Bradley-Terry: by how much higher, before the loss is satisfied."""
+    normalize: bool = True
+    """Shift and scale the reward so that references have mean 0 and standard deviation 1."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-5, warmup_steps=5)
+    """AdamW and its schedule."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner's processes and memory."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The engine that samples for the kind `model_samples`."""
+    checkpoint: CheckpointConfig = CheckpointConfig(every=100)
+    """When to save."""
+    validate_every: NonNegativeInt = 0
+    """Measure on validation rows after this many steps; 0: only at the end."""
+    validation_rows: PositiveInt = 128
+    """Validation rows to measure on, each with one negative of every kind."""
+
+    @property
+    def samples_model(self) -> ModelSamplesConfig | None:
+        """The kind that needs an engine, when the recipe has it."""
+        return next((kind for kind in self.negatives if isinstance(kind, ModelSamplesConfig)), None)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardModelStage:
+        if self.batch_rows % self.learner.num_ranks:
+            raise ValueError(
+                f"batch_rows ({self.batch_rows}) does not divide among learner.num_ranks ({self.learner.num_ranks}); "
+                "make batch_rows a multiple of it"
+            )
+        if self.margin and self.loss != "bradley_terry":
+            raise ValueError("margin belongs to loss: bradley_terry; leave it out or change the loss")
+        if sum(isinstance(kind, ModelSamplesConfig) for kind in self.negatives) > 1:
+            raise ValueError("negatives: model_samples may stand there once; raise its per_row or share instead")
         return self
 
 
@@ -102,6 +170,8 @@ class PpoStage(Strict):
     """The rollout engines."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When to save."""
+    watch: WatchConfig | None = None
+    """Look at metrics that are not rewarded while the run goes."""
     log_samples_every: PositiveInt = 5
     """Write the samples of every n-th step to samples.jsonl."""
 
@@ -131,6 +201,11 @@ class PpoStage(Strict):
         return self
 
     @property
+    def reward_models(self) -> tuple[RewardModelConfig, ...]:
+        """The rewards that are models with actors of their own."""
+        return tuple(reward for reward in self.rewards if isinstance(reward, RewardModelConfig))
+
+    @property
     def model_critic(self) -> ModelCriticConfig | None:
         """The critic's configuration when it has a transformer of its own."""
         if isinstance(self.advantage, GaeConfig) and isinstance(self.advantage.critic, ModelCriticConfig):
@@ -151,13 +226,45 @@ class EvaluateStage(Strict):
     max_rows: NonNegativeInt = 0
     """Use only the first rows; 0 means all."""
     max_tokens: PositiveInt = 64
-    """Longest completion. Decoding is greedy."""
+    """Longest completion."""
+    temperature: NonNegativeFloat = 0.0
+    """0 decodes greedily; above, completions are drawn, with the same seeds for every system."""
+    postprocess: PostprocessConfig | None = None
+    """Report systems a second time as `<label>+post`, their outputs post-processed so."""
+    postprocessed: tuple[str, ...] | None = None
+    """Systems to report so. Default: all that are not `base`."""
     rewards: tuple[RewardConfig, ...] = ()
     """Rewards reported beside the text metrics."""
+
+    @property
+    def reward_models(self) -> tuple[RewardModelConfig, ...]:
+        """The rewards that are models."""
+        return tuple(reward for reward in self.rewards if isinstance(reward, RewardModelConfig))
+
+    @model_validator(mode="after")
+    def _postprocesses_what_it_has(self) -> EvaluateStage:
+        unknown = [label for label in self.postprocessed or () if label not in self.systems]
+        if unknown:
+            raise ValueError(
+                f"postprocessed: '{unknown[0]}' is none of the systems; there are: {', '.join(self.systems)}"
+            )
+        if self.postprocessed and self.postprocess is None:
+            raise ValueError("postprocessed names systems, but postprocess says nothing; give it at least one step")
+        return self
+
+    @property
+    def systems_postprocessed(self) -> tuple[str, ...]:
+        """Labels of the systems that are reported a second time, post-processed."""
+        if self.postprocess is None:
+            return ()
+        if self.postprocessed is not None:
+            return self.postprocessed
+        return tuple(label for label, source in self.systems.items() if source != BASE)
+
     rollout: RolloutConfig = RolloutConfig()
     """The engine that generates."""
     show_samples: NonNegativeInt = 3
     """Rows printed side by side at the end."""
 
 
-StageConfig = Annotated[SftStage | PpoStage | EvaluateStage, Field(discriminator="type")]
+StageConfig = Annotated[SftStage | RewardModelStage | PpoStage | EvaluateStage, Field(discriminator="type")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from rlft_core.checkpoints import folder as checkpoints
 from rlft_core.checkpoints import state as saved
 from rlft_core.checkpoints.export import full_weights, write_model
+from rlft_core.checkpoints.folder import sync_folder
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.policy import Policy
@@ -20,6 +23,7 @@ from rlft_core.updates.collective import Collective
 from services.learner.entry import Job
 
 Facts = dict[str, Any]
+MODEL, BEST = "model", "best"
 
 
 class Training(Protocol):
@@ -78,12 +82,31 @@ def _settled(mailbox: Any, collective: Collective) -> bool:
     return bool(collective.max(answer)[0])
 
 
-def export(job: Job, policy: Policy, rank: int) -> None:
-    """Write the tuned model as a Hugging Face folder. A collective."""
+def export(job: Job, policy: Policy, rank: int, name: str = MODEL) -> None:
+    """Write the tuned model as a Hugging Face folder, by default as the stage's result. A collective."""
     weights = full_weights(policy)
     if rank == 0:
         tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
-        write_model(Path(job.folder, "model"), policy, weights, tokenizer, dtype_of(job.recipe))
+        write_model(Path(job.folder, name), policy, weights, tokenizer, dtype_of(job.recipe))
+
+
+def promote(job: Job, name: str) -> None:
+    """Make a model that was exported under another name the stage's result; may be called again after a crash."""
+    model = Path(job.folder, MODEL)
+    aside = model.with_name(f".writing-{MODEL}-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(model.with_name(name), aside, copy_function=_link)
+    shutil.rmtree(model, ignore_errors=True)
+    aside.rename(model)
+    sync_folder(model.parent)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name; a copy where the file system knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:

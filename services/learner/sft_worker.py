@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -13,7 +15,33 @@ from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
 from services.learner.entry import Job
 from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
-from services.learner.saving import export, restore, save_if_due
+from services.learner.saving import BEST, Facts, export, promote, restore, save_if_due
+
+VALIDATION = "loss/validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The lowest validation loss so far, after which step it was measured, and the measurements since without a lower."""
+
+    loss: float = math.inf
+    step: int = -1
+    misses: int = 0
+
+    def after(self, step: int, loss: float | None) -> Best:
+        """With what was measured after `step` steps; None: nothing."""
+        if loss is None:
+            return self
+        return Best(loss, step) if loss < self.loss else replace(self, misses=self.misses + 1)
+
+    def facts(self) -> Facts:
+        """For a checkpoint."""
+        return {"best": asdict(self)} if self.step >= 0 else {}
+
+    @staticmethod
+    def from_facts(facts: Facts) -> Best:
+        """Inverse of `facts`."""
+        return Best(**facts.get("best", {}))
 
 
 def sft_loop(config: dict[str, Any]) -> None:
@@ -30,18 +58,27 @@ def sft_loop(config: dict[str, Any]) -> None:
         compute, notes = choose_compute(job.recipe, stage, policy, device)
         shard(policy, collective, device, layers_of(policy))
         state = SftState(policy, make_optimizer(policy, stage.optimizer), compute, collective)
-        restore(state, job)
+        found = restore(state, job)
+        best = Best.from_facts(found[1] if found else {})
         here = standing(state.step, collective, notes)
         if collective.rank == 0:
             ray.get(mailbox.register.remote(here, None))
         while state.step < stage.num_steps:
             metrics = _step(state, stage, job, train, validation)
+            best = best.after(state.step, metrics.get(VALIDATION))
+            if stage.keep == "best" and best.step == state.step:
+                export(job, policy, collective.rank, BEST)
             if collective.rank == 0:
                 ray.get(mailbox.report.remote(state.step - 1, metrics))
-            save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
+            if stage.patience and best.misses >= stage.patience:
+                break
+            save_if_due(state, job, stage, mailbox, lambda: ({}, best.facts()))  # noqa: B023 - called at once
             if ray.get(mailbox.closed.remote()):
                 return
-        export(job, policy, collective.rank)
+        if stage.keep == "last":
+            export(job, policy, collective.rank)
+        elif collective.rank == 0:
+            promote(job, BEST)
         collective.barrier()
         if collective.rank == 0:
             ray.get(mailbox.close.remote())
@@ -55,5 +92,5 @@ def _step(state: SftState, stage: SftStage, job: Job, train: list[Pair], validat
     metrics["time/step_s"] = time.perf_counter() - started
     last = state.step == stage.num_steps
     if validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):
-        metrics["loss/validation"] = validation_loss(state, validation[rank::num_ranks])
+        metrics[VALIDATION] = validation_loss(state, validation[rank::num_ranks])
     return metrics
