@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu_models import TINY, Load, ModelSize
 from rlft_core.models.attention import AttentionKind, attention_kind
-from rlft_core.updates.passes import Compute
+from rlft_core.models.compute import Compute
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from rlft_core.batching.packing import number_tokens, pack
 from rlft_core.config.stages import PpoStage
 from rlft_core.kl import FixedKl
 from rlft_core.models.attention import to_device
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import round_matrices
 from rlft_core.models.policy import Critic, Policy
 from rlft_core.types import Batch, ScoredGroup
@@ -21,7 +22,7 @@ from rlft_core.updates.collective import Alone
 from rlft_core.updates.experience import Experience, flatten
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute, collect, micro_batches
+from rlft_core.updates.passes import collect, micro_batches
 from rlft_core.updates.ppo import PpoState, ppo_update
 
 

@@ -22,13 +22,14 @@ from rlft_core.data import encode_target
 from rlft_core.data.prepare import rows_of
 from rlft_core.kl import FixedKl
 from rlft_core.models.attention import attention_kind
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import frozen_policy, load_tokenizer, trainable_policy
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch, Completion, Prompt, RolloutGroup, Row, Score, ScoredGroup
 from rlft_core.updates.collective import Alone
 from rlft_core.updates.experience import flatten
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute, collect
+from rlft_core.updates.passes import collect
 from rlft_core.updates.ppo import PpoState, ppo_update
 
 

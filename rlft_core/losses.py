@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from rlft_core.kl import MAX_LOG_RATIO, KlKind, kl_estimate
 from rlft_core.masking import Tally, masked_fill_zero, tally
@@ -152,3 +153,16 @@ def _clean(x: Tensor, mask: Tensor | None) -> Tensor:
     """0 where masked, float32 at least: what all arithmetic here starts from."""
     filled = masked_fill_zero(x, mask)
     return filled if filled.dtype == torch.float64 else filled.float()
+
+
+def bradley_terry_loss(good: Tensor, bad: Tensor, margin: float = 0.0) -> Tensor:
+    """[N] rewards of the better and the worse text of each pair -> [N] -log sigma(good - bad - margin).
+
+    Bradley and Terry 1952; as a loss with a margin: Touvron et al. 2023, eq. 2.
+    """
+    return softplus(-(good - bad - margin))
+
+
+def binary_loss(good: Tensor, bad: Tensor) -> Tensor:
+    """[N], [N] -> [N] (-log sigma(good) - log sigma(-bad)) / 2: cross-entropy in which both classes weigh alike."""
+    return (softplus(-good) + softplus(bad)) / 2.0

@@ -18,13 +18,15 @@ from torch import Tensor
 from rlft_core.checkpoints.folder import disk_error, is_complete, sync_folder, write_manifest
 from rlft_core.checkpoints.state import whole
 from rlft_core.models.policy import Policy
+from rlft_core.models.reward_model import RewardFacts, RewardModel
 
 
-def full_weights(policy: Policy) -> dict[str, Tensor]:
+def full_weights(model: Policy | RewardModel) -> dict[str, Tensor]:
     """All weights under the names of the plain model, adapters merged. A collective when the model is sharded."""
-    merged = {name.removesuffix(".weight"): delta for name, delta in _adapter_deltas(policy).items()}
+    deltas = _adapter_deltas(model) if isinstance(model, Policy) else {}
+    merged = {name.removesuffix(".weight"): delta for name, delta in deltas.items()}
     weights: dict[str, Tensor] = {}
-    for name, parameter in policy.inner.named_parameters():
+    for name, parameter in model.inner.named_parameters():
         if "lora_" in name:
             continue
         plain = name.replace(".base_layer.", ".")
@@ -34,18 +36,28 @@ def full_weights(policy: Policy) -> dict[str, Tensor]:
     return weights
 
 
-def write_model(folder: Path, policy: Policy, weights: dict[str, Tensor], tokenizer: Any, dtype: torch.dtype) -> Path:
-    """Write weights, configuration and tokenizer. Raises ResourceError when the disk is full."""
+def write_model(
+    folder: Path,
+    model: Policy | RewardModel,
+    weights: dict[str, Tensor],
+    tokenizer: Any,
+    dtype: torch.dtype,
+    *,
+    facts: RewardFacts | None = None,
+) -> Path:
+    """Write weights, configuration, tokenizer, and a reward model's facts. Raises ResourceError when the disk is full."""
     aside = folder.parent / f".writing-{folder.name}-{os.getpid()}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        policy.inner.save_pretrained(aside, state_dict={n: w.to("cpu", dtype) for n, w in weights.items()})
+        model.inner.save_pretrained(aside, state_dict={n: w.to("cpu", dtype) for n, w in weights.items()})
         # It has written the precision of the masters into the configuration; loaders go by what stands there.
-        config = copy.deepcopy(policy.inner.config)
+        config = copy.deepcopy(model.inner.config)
         config.dtype = dtype
         config.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        if facts is not None:
+            facts.write(aside)
         for file in aside.rglob("*"):
             file.chmod(0o644)
         write_manifest(aside)

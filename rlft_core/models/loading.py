@@ -21,6 +21,7 @@ from rlft_core.models.attention import AttentionKind
 from rlft_core.models.dense import DENSE_ATTENTION
 from rlft_core.models.flex import FLEX_ATTENTION
 from rlft_core.models.policy import Policy
+from rlft_core.models.reward_model import RewardFacts, RewardModel, load_classifier
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -100,6 +101,40 @@ def round_matrices(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear) and id(module.weight) not in tied and not module.weight.requires_grad:
             module.to(dtype)
+
+
+def trainable_reward_model(
+    source: str | Path,
+    *,
+    attention: AttentionKind,
+    freeze: FreezeConfig,
+    gradient_checkpointing: bool,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> RewardModel:
+    """A language model's backbone with a new head, in float32, with `requires_grad` only where it is trained."""
+    classifier = load_classifier(source, attention=attention, seed=seed, trust_remote_code=trust_remote_code)
+    if gradient_checkpointing:
+        classifier.gradient_checkpointing_enable({"use_reentrant": False})
+        classifier.train()
+        _without_dropout(classifier)
+    freeze_layers(classifier, freeze)
+    return RewardModel(classifier)
+
+
+def critic_from_reward_model(
+    source: str | Path, policy: Policy, *, attention: AttentionKind, weight: float, trust_remote_code: bool = False
+) -> RewardModel:
+    """A critic whose value of a text starts as `weight` times the reward model's. Raises ModelError for another vocabulary."""
+    facts = RewardFacts.read(source)
+    classifier = load_classifier(source, attention=attention, trust_remote_code=trust_remote_code)
+    words, expected = classifier.get_input_embeddings().weight.shape[0], policy.output_layer.weight.shape[0]
+    if words != expected:
+        raise ModelError(
+            f"advantage.critic.start_from: the reward model in {source} has {words} tokens and the policy {expected}; a critic "
+            "reads the policy's tokens, so both must have the same tokenizer"
+        )
+    return RewardModel(classifier, mean=facts.mean, std=facts.std, weight=weight)
 
 
 def freeze_layers(lm: Any, freeze: FreezeConfig) -> None:

@@ -1,7 +1,7 @@
 """Can this model take packed rows? Asked of the model itself, by computing the same thing both ways.
 
 State-space layers carry a state along the row, whatever the mask says; a sliding window counts positions in the row.
-Neither can be told from a list of names, so a small group is computed packed and unpacked and the log-probs compared.
+Neither can be told from a list of names, so a small group is computed packed and unpacked and the results compared.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from torch import Tensor
 from rlft_core.batching.packing import MicroBatch, number_tokens, pack, pad
 from rlft_core.models.attention import AttentionKind, to_device
 from rlft_core.models.policy import Policy
+from rlft_core.models.reward_model import RewardModel
 
 TOLERANCE = 2e-3
 
 
-def why_not_packable(policy: Policy, *, attention: AttentionKind, max_row_tokens: int) -> str | None:
-    """None when packed rows give the model's own log-probs, else the reason in words."""
-    window = getattr(policy.inner.config, "sliding_window", None)
-    if window and window < max_row_tokens and getattr(policy.inner.config, "use_sliding_window", True):
+def why_not_packable(model: Policy | RewardModel, *, attention: AttentionKind, max_row_tokens: int) -> str | None:
+    """None when packed rows give what the model computes for each text alone, else the reason in words."""
+    window = getattr(model.inner.config, "sliding_window", None)
+    if window and window < max_row_tokens and getattr(model.inner.config, "use_sliding_window", True):
         return f"its sliding window ({window}) is shorter than a row ({max_row_tokens})"
-    device = policy.output_layer.weight.device
-    vocabulary = policy.output_layer.weight.shape[0]
+    embeddings = model.inner.get_input_embeddings().weight
+    vocabulary, device = embeddings.shape[0], embeddings.device
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, vocabulary, size=11).tolist()
     completions = [rng.integers(0, vocabulary, size=length).tolist() for length in (5, 3, 6)]
@@ -33,20 +34,21 @@ def why_not_packable(policy: Policy, *, attention: AttentionKind, max_row_tokens
     total = sum(len(c) for g in groups for c in g.completions)
     multiple = 128 if attention == "flex" else 1
 
-    def logprobs(micros: Sequence[MicroBatch]) -> Tensor:
+    def values(micros: Sequence[MicroBatch]) -> Tensor:
         found = torch.empty(total)
         for micro in micros:
             rows = to_device(micro, device, attention)
-            found[rows.tokens.cpu()] = policy(rows).logprobs.float().cpu()
+            output = model(rows)
+            found[rows.tokens.cpu()] = (output if isinstance(output, Tensor) else output.logprobs).float().cpu()
         return found
 
     with torch.no_grad():
-        padded = logprobs(pad(groups, max_tokens=256))
+        padded = values(pad(groups, max_tokens=256))
         try:
-            packed = logprobs(pack(groups, max_tokens=256, multiple=multiple))
+            packed = values(pack(groups, max_tokens=256, multiple=multiple))
         except (RuntimeError, ValueError) as error:
             return f"it takes no mask of queries and keys ({str(error).splitlines()[0]})"
     difference = float((packed - padded).abs().max())
     if not difference <= TOLERANCE:
-        return f"packed rows change its log-probs by {difference:.3g} nats, so some layer ignores the attention mask"
+        return f"packed rows change its results by {difference:.3g}, so some layer ignores the attention mask"
     return None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 from rlft_core.data import Splits, check_lengths, encode_prompt, encode_target, placeholders, render
 from rlft_core.errors import ConfigError, DataError, ModelError, UserError
 from rlft_core.plan.types import PromptLengths
@@ -27,7 +27,7 @@ def naming(key: str) -> Iterator[None]:
         raise type(error)(f"{key}: {error}") from error
 
 
-def rows_used(stage: SftStage | PpoStage | EvaluateStage, splits: Splits) -> tuple[Row, ...]:
+def rows_used(stage: StageConfig, splits: Splits) -> tuple[Row, ...]:
     """The rows a stage draws from."""
     if not isinstance(stage, EvaluateStage):
         return splits.train
@@ -58,7 +58,7 @@ def check_stage_rewards(recipe: Recipe, splits: Splits) -> None:
         ConfigError, DataError, ModelError: naming the stage's key.
     """
     for stage in recipe.stages:
-        if isinstance(stage, SftStage):
+        if not isinstance(stage, PpoStage | EvaluateStage):
             continue
         key = f"stages.{stage.name}.rewards"
         rows = rows_used(stage, splits)
@@ -89,7 +89,7 @@ def check_tokens(
         rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}[side]
         if side not in ids:
             ids[side] = _encode(recipe, rows, tokenizer)
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage | RewardModelStage):
             skipped = _check_pairs(recipe, "train", rows, ids[side], tokenizer)
             validation = splits.validation[: stage.validation_rows]
             if validation:

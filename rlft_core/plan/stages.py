@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.rewards import EmbeddingSimilarityConfig
+from rlft_core.config.rewards import EmbeddingSimilarityConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, SftStage, StageConfig
+from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits
 from rlft_core.errors import ModelError, ResourceError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
@@ -27,16 +29,17 @@ def plan_stage(
     actors: list[Actor] = []
     if not isinstance(stage, EvaluateStage):
         actors.append(_learner(recipe, stage, size, available))
-    if not isinstance(stage, SftStage):
+    if isinstance(stage, PpoStage | EvaluateStage):
         actors.append(_engine(recipe, stage.rollout, size, available))
     if isinstance(stage, PpoStage):
         actors.append(Actor("scorer", stage.num_scorers, 1, 0, _scorer_bytes(stage)))
+        actors += [_reward_model(reward, size) for reward in stage.reward_models]
     if isinstance(stage, EvaluateStage):
         steps, samples, updates = len(stage.systems), len(stage.systems) * len(rows), 0
         sources = tuple(stage.systems.values())
     else:
         steps, sources = stage.num_steps, (recipe.start_of(stage),)
-        samples = steps * (stage.samples_per_step if isinstance(stage, PpoStage) else stage.batch_rows)
+        samples = steps * _samples_per_step(stage)
         updates = steps * (stage.updates_per_step if isinstance(stage, PpoStage) else 1)
     return StagePlan(
         name=stage.name,
@@ -51,6 +54,20 @@ def plan_stage(
     )
 
 
+def _samples_per_step(stage: TrainingStage) -> int:
+    if isinstance(stage, PpoStage):
+        return stage.samples_per_step
+    return stage.batch_rows * (1 + stage.negatives_per_row if isinstance(stage, RewardModelStage) else 1)
+
+
+def _reward_model(reward: RewardModelConfig, size: ModelSize | None) -> Actor:
+    """An actor of a reward model. One that the recipe trains is about as large as the policy."""
+    if reward.model is not None:
+        size = model_size(Path(reward.model)) if Path(reward.model, "config.json").is_file() else None
+    memory = None if size is None else scorer_bytes(size.num_parameters)
+    return Actor(reward.label, reward.num_actors, reward.cpus_per_actor, reward.gpus_per_actor, memory)
+
+
 def check_resources(recipe: Recipe, plan: StagePlan, stage: StageConfig, available: Available) -> list[str]:
     """Compare a stage with this machine. Returns notes; a local cluster counts CPUs logically, so few are no error.
 
@@ -59,7 +76,7 @@ def check_resources(recipe: Recipe, plan: StagePlan, stage: StageConfig, availab
     """
     if plan.num_gpus > available.num_gpus:
         raise ResourceError(
-            f"stages.{plan.name} asks for {plan.num_gpus} GPUs at once ({_gpu_sum(stage, plan)}), but this machine has "
+            f"stages.{plan.name} asks for {plan.num_gpus:g} GPUs at once ({_gpu_sum(stage, plan)}), but this machine has "
             f"{available.num_gpus}. Lower those numbers, set stages.{plan.name}.learner.device to cpu, or join a "
             "cluster that has them (cluster.address)"
         )
@@ -87,9 +104,12 @@ def _gpu_sum(stage: StageConfig, plan: StagePlan) -> str:
     parts = []
     if not isinstance(stage, EvaluateStage) and any(a.role == "learner rank" and a.num_gpus for a in plan.actors):
         parts.append(f"learner.num_ranks {stage.learner.num_ranks}")
-    if not isinstance(stage, SftStage):
+    if isinstance(stage, PpoStage | EvaluateStage):
         rollout = stage.rollout
         parts.append(f"rollout.num_engines {rollout.num_engines} x rollout.tensor_parallel {rollout.tensor_parallel}")
+    if isinstance(stage, PpoStage):
+        models = [r for r in stage.reward_models if r.gpus_per_actor]
+        parts += [f"{r.label}: num_actors {r.num_actors} x gpus_per_actor {r.gpus_per_actor:g}" for r in models]
     return " + ".join(parts)
 
 

@@ -25,7 +25,7 @@ class Actor:
     role: str
     count: int
     num_cpus: float
-    num_gpus: int
+    num_gpus: float
     memory_bytes: int | None
 
 
@@ -53,7 +53,7 @@ class StagePlan:
         return sum(actor.count * actor.num_cpus for actor in self.actors)
 
     @property
-    def num_gpus(self) -> int:
+    def num_gpus(self) -> float:
         """GPUs of all its processes."""
         return sum(actor.count * actor.num_gpus for actor in self.actors)
 

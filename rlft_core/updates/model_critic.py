@@ -13,11 +13,13 @@ from rlft_core.config.algorithms import ModelCriticConfig
 from rlft_core.losses import value_loss
 from rlft_core.masking import Tally, add_tallies
 from rlft_core.models.attention import DeviceRows
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Critic
+from rlft_core.models.reward_model import RewardModel
 from rlft_core.updates.collective import Collective
 from rlft_core.updates.experience import Experience, select
 from rlft_core.updates.optimizer import learning_rate, make_optimizer, optimizer_step
-from rlft_core.updates.passes import Compute, Work, collect, micro_batches
+from rlft_core.updates.passes import Work, collect, micro_batches
 
 
 class ModelCritic:
@@ -26,7 +28,9 @@ class ModelCritic:
     When a step is one micro-batch and one update, the pass that predicted the values is the one that is learned from.
     """
 
-    def __init__(self, module: Critic, config: ModelCriticConfig, *, num_steps: int, minibatches: int) -> None:
+    def __init__(
+        self, module: Critic | RewardModel, config: ModelCriticConfig, *, num_steps: int, minibatches: int
+    ) -> None:
         self.module = module
         self.optimizer = make_optimizer(module, config.optimizer)
         self._config = config

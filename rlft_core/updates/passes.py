@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlft_core.batching.packing import MicroBatch, Sequences, pack, pad, stack
-from rlft_core.models.attention import FLEX_BLOCK, AttentionKind, DeviceRows, to_device
+from rlft_core.batching.packing import MicroBatch, Sequences
+from rlft_core.models.attention import DeviceRows, to_device
+from rlft_core.models.compute import Compute
 from rlft_core.updates.collective import Collective
-
-_ROW_MULTIPLE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """How rows are computed: device, precision of matrix products, packing and its token budgets.
-
-    `max_row_tokens` bounds one packed row, `max_batch_tokens` all rows that go through the model together (0: one).
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    attention: AttentionKind
-    packing: bool
-    max_row_tokens: int
-    max_batch_tokens: int = 0
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 products with float32 masters, or nothing in float32."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
-    def rows(self, groups: Sequence[Sequences]) -> list[MicroBatch]:
-        """Micro-batches of some groups."""
-        if not self.packing:
-            return pad(groups, max_tokens=max(self.max_row_tokens, self.max_batch_tokens), multiple=_ROW_MULTIPLE)
-        if self.attention == "dense":  # where attention does not grow with the row, one long row wastes least
-            return pack(groups, max_tokens=max(self.max_row_tokens, self.max_batch_tokens))
-        rows = pack(groups, max_tokens=self.max_row_tokens, multiple=FLEX_BLOCK)
-        return stack(rows, max_tokens=self.max_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)

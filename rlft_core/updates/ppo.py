@@ -21,6 +21,7 @@ from rlft_core.errors import RewardError
 from rlft_core.kl import KlController, kl_estimate
 from rlft_core.masking import Moments, Tally, add_tallies, moments, tally, whiten
 from rlft_core.models.attention import DeviceRows
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch
 from rlft_core.updates.collective import Collective, sum_tallies
@@ -28,7 +29,7 @@ from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.experience import Experience, flatten, sample_tallies, select
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import learning_rate, optimizer_step
-from rlft_core.updates.passes import Compute, collect, micro_batches, without_adapter
+from rlft_core.updates.passes import collect, micro_batches, without_adapter
 
 
 @dataclass(slots=True)
@@ -43,6 +44,11 @@ class PpoState:
     compute: Compute
     collective: Collective
     step: int = 0
+
+    @property
+    def module(self) -> Policy:
+        """What is trained and saved first."""
+        return self.policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from rlft_core.batching.packing import Sequences, number_tokens
 from rlft_core.config.stages import SftStage
 from rlft_core.losses import sft_loss
 from rlft_core.models.attention import DeviceRows
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Collective
 from rlft_core.updates.optimizer import learning_rate, optimizer_step
-from rlft_core.updates.passes import Compute, collect, micro_batches
+from rlft_core.updates.passes import collect, micro_batches
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of its output, EOS included."""
@@ -32,6 +33,11 @@ class SftState:
     compute: Compute
     collective: Collective
     step: int = 0
+
+    @property
+    def module(self) -> Policy:
+        """What is trained and saved first."""
+        return self.policy
 
 
 def sft_update(state: SftState, pairs: Sequence[Pair], stage: SftStage) -> dict[str, float]:

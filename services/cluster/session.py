@@ -28,7 +28,7 @@ class Needs:
     """What one stage asks of the cluster at once."""
 
     num_cpus: float
-    num_gpus: int = 0
+    num_gpus: float = 0.0
 
     def largest(self, other: Needs) -> Needs:
         """Enough for either."""
@@ -95,7 +95,7 @@ def wait_for(needs: Needs, seconds: float) -> None:
             return
         if time.monotonic() >= deadline:
             raise ResourceError(
-                f"the recipe asks for {needs.num_cpus:g} CPUs and {needs.num_gpus} GPUs at once, but after waiting "
+                f"the recipe asks for {needs.num_cpus:g} CPUs and {needs.num_gpus:g} GPUs at once, but after waiting "
                 f"{seconds:g} s (cluster.wait_s) the cluster has {cpus:g} CPUs and {gpus:g} GPUs. Lower "
                 "learner.num_ranks, rollout.num_engines or rollout.tensor_parallel, or add nodes"
             )

@@ -14,13 +14,15 @@ from rlft_core.config.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a stage's learner works on. `start` is the model folder, `folder` the stage's own, `resume_from` is automatic."""
+    """What a stage's learner works on: `start` is the model folder, `folder` the stage's own; `critic` the folder of a
+    reward model that the critic starts as, if the recipe names one. Where to resume is found in `folder`."""
 
     recipe: Recipe
     stage: str
     start: str
     folder: str
     fingerprint: str
+    critic: str | None = None
 
 
 def ppo(config: dict[str, Any]) -> None:
@@ -35,3 +37,10 @@ def sft(config: dict[str, Any]) -> None:
     from services.learner.sft_worker import sft_loop
 
     sft_loop(config)
+
+
+def reward(config: dict[str, Any]) -> None:
+    """A rank of a reward-model stage. `config` holds the Job, refs of the tokenised contrasts and the mailbox."""
+    from services.learner.reward_worker import reward_loop
+
+    reward_loop(config)

@@ -96,6 +96,10 @@ class Learner:
         metrics: Mapping[str, float] = await self._call(ref, self._config.step_deadline_s, f"update of step {step}")
         return metrics
 
+    async def keep(self, name: str) -> None:
+        """Write the model as it is now to stages/<stage>/<name>. Raises LearnerRestarted, LearnerError or DeadlineError."""
+        await self._call(self._mailbox.keep.remote(name), self._config.step_deadline_s, f"keeping {name}")
+
     async def progress(self) -> AsyncIterator[tuple[int, Mapping[str, float]]]:
         """Steps of a supervised stage as they are done; ends when the learner has ended well."""
         assert self._fit is not None

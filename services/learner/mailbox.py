@@ -5,6 +5,7 @@
                      ◀─ metrics ── [ slot ] ◀─ ack(step, metrics, publication) ── rank 0
                                    [ board ] ◀─ register(step, ...) ── rank 0 when it (re)starts
     latest() ◀──────────────────── [ board ] ──▶ settled() ────────▶ rank 0 may save
+    keep(name) ───────────────────▶ [ slot ] ──── take(step, rank) ──▶ all ranks write the model; rank 0 says kept()
 
 A step's shards stay in the slot until rank 0 acknowledges them. When the learner comes back after a crash, whoever waits
 for an answer is told where it stands, with `LearnerRestarted`, and starts from there. A step is saved only after the
@@ -44,6 +45,13 @@ class Standing:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Work that is no step: write the model as it is now into the stage's folder, under this name."""
+
+    name: str
+
+
 class Mailbox:
     """An async actor; every method may be called at any time."""
 
@@ -54,6 +62,7 @@ class Mailbox:
         self._step = -1
         self._shards: Sequence[Any] | None = None
         self._outcome: Mapping[str, float] | RlftError | None = None
+        self._keep: Keep | None = None
         self._restarted = False
         self._unsettled = False
         self._closed = False
@@ -114,16 +123,43 @@ class Mailbox:
         assert outcome is not None
         return outcome
 
-    async def take(self, step: int, rank: int) -> Sequence[Any] | None:
-        """The refs of one rank for a step; None when there is no more work."""
+    async def keep(self, name: str) -> None:
+        """Have the learner write its model under a name; returns when it is written. Raises LearnerRestarted."""
+        async with self._changed:
+            self._check_restart()
+            self._keep = Keep(name)
+            self._changed.notify_all()
+            await self._changed.wait_for(
+                lambda: self._keep is None or self._restarted or self._failure is not None or self._closed
+            )
+            self._keep = None
+            if self._failure is not None:
+                raise self._failure
+            self._check_restart()
+
+    async def kept(self) -> None:
+        """Rank 0: the model is written."""
+        async with self._changed:
+            self._keep = None
+            self._changed.notify_all()
+
+    async def take(self, step: int, rank: int) -> Sequence[Any] | Keep | None:
+        """The refs of one rank for a step, or other work; None when there is no more."""
         async with self._changed:
             await self._changed.wait_for(
-                lambda: self._closed or self._failure is not None or (self._shards is not None and self._step == step)
+                lambda: (
+                    self._closed
+                    or self._failure is not None
+                    or self._keep is not None
+                    or (self._shards is not None and self._step == step)
+                )
             )
             if self._failure is not None:
                 raise self._failure
             if self._closed:
                 return None
+            if self._keep is not None:
+                return self._keep
             assert self._shards is not None
             shard: Sequence[Any] = self._shards[rank]
             return shard

@@ -17,20 +17,23 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from torch import nn
 
 from rlft_core.checkpoints import state as saved
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.kl import AdaptiveKl, FixedKl, KlController, kl_from_state
-from rlft_core.models.loading import frozen_policy, load_lm
+from rlft_core.models.compute import Compute
+from rlft_core.models.loading import critic_from_reward_model, frozen_policy, load_lm
 from rlft_core.models.policy import Critic, Policy
+from rlft_core.models.reward_model import RewardModel
 from rlft_core.types import Batch, ScoredGroup
 from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState, ppo_update
 from services.learner.entry import Job
+from services.learner.mailbox import Keep
 from services.learner.publisher import Publisher
 from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
 from services.learner.saving import Facts, dtype_of, export, restore, save_if_due
@@ -57,16 +60,19 @@ def ppo_loop(config: dict[str, Any]) -> None:
 
 
 def _work(job: Job, stage: PpoStage, state: PpoState, publisher: Publisher, mailbox: Any, notes: Sequence[str]) -> None:
-    """Do the steps that are left, until the model is written or the coordinator has no more work."""
+    """Do the steps that are left, and stay until the coordinator has no more work."""
     rank, save_s = state.collective.rank, 0.0
     publication, _ = publisher.publish(state.step)
     here = standing(state.step, state.collective, notes)
     if rank == 0:
         ray.get(mailbox.register.remote(here, publication))
-    while state.step < stage.num_steps:
+    while True:
         refs = ray.get(mailbox.take.remote(state.step, rank))
         if refs is None:
             return
+        if isinstance(refs, Keep):
+            _keep(job, state, refs, mailbox)
+            continue
         started = time.perf_counter()
         groups: list[ScoredGroup] = ray.get(list(refs))
         fetched = time.perf_counter()
@@ -86,6 +92,14 @@ def _work(job: Job, stage: PpoStage, state: PpoState, publisher: Publisher, mail
         save_s = save_if_due(state, job, stage, mailbox, lambda: beside_policy(state))
 
 
+def _keep(job: Job, state: PpoState, order: Keep, mailbox: Any) -> None:
+    """Write the model under another name. No rank asks for more work before the order is withdrawn."""
+    export(job, state.policy, state.collective.rank, order.name)
+    if state.collective.rank == 0:
+        ray.get(mailbox.kept.remote())
+    state.collective.barrier()
+
+
 def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:
     """Models, optimisers and controllers as they are at step 0."""
     recipe = job.recipe
@@ -97,7 +111,7 @@ def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:
     for module in (policy, reference):
         if module is not None:
             shard(module, collective, device, layers_of(module))
-    if isinstance(critic, Critic):
+    if isinstance(critic, nn.Module):
         backbone: Any = critic.backbone
         shard(critic, collective, device, list(backbone.layers))
         assert stage.model_critic is not None
@@ -146,14 +160,24 @@ def _reference(job: Job, stage: PpoStage, compute: Compute) -> Policy | None:
     return reference.to(compute.device)
 
 
-def _critic(job: Job, stage: PpoStage, policy: Policy, compute: Compute) -> RidgeHead | Critic | None:
+def _critic(job: Job, stage: PpoStage, policy: Policy, compute: Compute) -> RidgeHead | Critic | RewardModel | None:
     if not isinstance(stage.advantage, GaeConfig):
         return None
     config = stage.advantage.critic
     if isinstance(config, HeadCriticConfig):
         return RidgeHead(policy.hidden_size, ridge=config.ridge, memory=config.memory)
-    lm = load_lm(job.start, attention=compute.attention, trust_remote_code=job.recipe.model.trust_remote_code)
+    trust = job.recipe.model.trust_remote_code
+    if job.critic is not None:
+        return critic_from_reward_model(
+            job.critic, policy, attention=compute.attention, weight=_weight_of(stage), trust_remote_code=trust
+        ).to(compute.device)
+    lm = load_lm(job.start, attention=compute.attention, trust_remote_code=trust)
     return Critic(lm.get_decoder(), policy.hidden_size).to(compute.device)
+
+
+def _weight_of(stage: PpoStage) -> float:
+    """By how much the reward models' value counts: the critic's start should predict what it adds to the return."""
+    return sum(reward.weight for reward in stage.reward_models) or 1.0
 
 
 def _controller(stage: PpoStage) -> KlController:

@@ -21,9 +21,10 @@ from torch import Tensor
 from rlft_core.batching.packing import number_tokens
 from rlft_core.checkpoints.export import full_weights
 from rlft_core.checkpoints.state import whole
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Collective
-from rlft_core.updates.passes import Compute, collect
+from rlft_core.updates.passes import collect
 from services.weights.bundle import Manifest, Parameter, Probe, flatten
 from services.weights.publication import Publication
 

@@ -15,11 +15,12 @@ from torch import nn
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.errors import UserError
 from rlft_core.models.attention import attention_kind
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import trainable_policy
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
+from rlft_core.models.reward_model import RewardModel
 from rlft_core.updates.collective import Alone, Collective, Ranks
-from rlft_core.updates.passes import Compute
 from services.learner.mailbox import Standing
 
 
@@ -52,14 +53,14 @@ def load_policy(recipe: Recipe, stage: TrainingStage, start: str, device: torch.
 
 
 def choose_compute(
-    recipe: Recipe, stage: TrainingStage, policy: Policy, device: torch.device
+    recipe: Recipe, stage: TrainingStage, model: Policy | RewardModel, device: torch.device
 ) -> tuple[Compute, tuple[str, ...]]:
     """How rows are computed; falls back to unpacked rows, with a note, for a model that cannot take packed ones."""
     attention = attention_kind(device)
     notes: tuple[str, ...] = ()
     packing = stage.learner.packing
     if packing:
-        reason = why_not_packable(policy, attention=attention, max_row_tokens=stage.learner.max_row_tokens)
+        reason = why_not_packable(model, attention=attention, max_row_tokens=stage.learner.max_row_tokens)
         if reason is not None:
             packing, notes = False, (f"packing is off for this model: {reason}; rows are padded instead",)
     dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
@@ -80,9 +81,9 @@ def shard(module: nn.Module, collective: Collective, device: torch.device, layer
     fully_shard(module, mesh=mesh)
 
 
-def layers_of(policy: Policy) -> Sequence[nn.Module]:
-    """The transformer layers of a policy."""
-    backbone: Any = policy.backbone
+def layers_of(model: Policy | RewardModel) -> Sequence[nn.Module]:
+    """The transformer layers of a model."""
+    backbone: Any = model.backbone
     return list(backbone.layers)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import ray
 import torch
+from torch import nn
 
 from rlft_core.checkpoints import folder as checkpoints
 from rlft_core.checkpoints import state as saved
@@ -29,10 +30,14 @@ MODEL, BEST = "model", "best"
 class Training(Protocol):
     """What the state of every kind of training has."""
 
-    policy: Policy
     optimizer: torch.optim.AdamW
     collective: Collective
     step: int
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained and saved first."""
+        ...
 
 
 def restore(state: Training, job: Job) -> tuple[saved.Tensors, Facts] | None:
@@ -42,8 +47,8 @@ def restore(state: Training, job: Job) -> tuple[saved.Tensors, Facts] | None:
         return None
     tensors, facts = checkpoints.load(path)
     saved.check_origin(facts, fingerprint=job.fingerprint)
-    saved.load_module(state.policy, tensors["policy"])
-    saved.load_optimizer(state.policy, state.optimizer, tensors["optimizer"])
+    saved.load_module(state.module, tensors["policy"])
+    saved.load_optimizer(state.module, state.optimizer, tensors["optimizer"])
     saved.load_random_state(tensors["random"])
     state.step = facts["step"]
     return tensors, facts
@@ -63,8 +68,8 @@ def save_if_due(
     started = time.perf_counter()
     tensors, facts = more()
     tensors |= {
-        "policy": saved.module_tensors(state.policy),
-        "optimizer": saved.optimizer_tensors(state.policy, state.optimizer),
+        "policy": saved.module_tensors(state.module),
+        "optimizer": saved.optimizer_tensors(state.module, state.optimizer),
         "random": saved.random_state(),
     }
     facts |= {"step": state.step, "fingerprint": job.fingerprint, "start": job.start}
@@ -90,9 +95,9 @@ def export(job: Job, policy: Policy, rank: int, name: str = MODEL) -> None:
         write_model(Path(job.folder, name), policy, weights, tokenizer, dtype_of(job.recipe))
 
 
-def promote(job: Job, name: str) -> None:
+def promote(folder: Path, name: str) -> None:
     """Make a model that was exported under another name the stage's result; may be called again after a crash."""
-    model = Path(job.folder, MODEL)
+    model = folder / MODEL
     aside = model.with_name(f".writing-{MODEL}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(model.with_name(name), aside, copy_function=_link)

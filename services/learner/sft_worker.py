@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -78,7 +79,7 @@ def sft_loop(config: dict[str, Any]) -> None:
         if stage.keep == "last":
             export(job, policy, collective.rank)
         elif collective.rank == 0:
-            promote(job, BEST)
+            promote(Path(job.folder), BEST)
         collective.barrier()
         if collective.rank == 0:
             ray.get(mailbox.close.remote())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import ray
 
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, StageConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig
+from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits
 from rlft_core.errors import ResourceError
 from rlft_core.plan.stages import learner_uses_gpu
@@ -39,6 +41,15 @@ class RunContext:
         """Model folder of an earlier stage, or the base model."""
         return self.base_model if source == BASE else str(self.stage_folder(source) / "model")
 
+    def with_models(self, stage: StageConfig, rewards: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
+        """Rewards in which every reward model names its folder, not the stage that trained it."""
+        return tuple(self._with_model(stage, r) if isinstance(r, RewardModelConfig) else r for r in rewards)
+
+    def _with_model(self, stage: StageConfig, reward: RewardModelConfig) -> RewardModelConfig:
+        source = self.recipe.reward_stage_of(stage, reward)
+        folder = self.model_of(source) if source is not None else str((self.base_dir / str(reward.model)).absolute())
+        return reward.model_copy(update={"stage": None, "model": folder})
+
     @property
     def notice(self) -> Callable[[str], None]:
         """Tell the person watching."""
@@ -47,20 +58,28 @@ class RunContext:
 
 def needs_of(stage: StageConfig, *, gpus_there: int) -> Needs:
     """What a stage asks of the cluster. Raises ResourceError when it demands GPUs and the cluster has none."""
-    cpus, gpus = 0.0, 0
+    learner = engines = scorers = Needs(0)
     if not isinstance(stage, EvaluateStage):
-        cpus += stage.learner.num_ranks * stage.learner.cpus_per_rank
-        gpus += stage.learner.num_ranks if learner_uses_gpu(stage, gpus_there) else 0
-    if isinstance(stage, EvaluateStage | PpoStage):
-        cpus += stage.rollout.num_engines * stage.rollout.cpus_per_engine
-        gpus += (
-            stage.rollout.num_engines * stage.rollout.tensor_parallel
-            if gpus_there or stage.rollout.tensor_parallel > 1
-            else 0
-        )
+        ranks = stage.learner.num_ranks
+        learner = Needs(ranks * stage.learner.cpus_per_rank, ranks if learner_uses_gpu(stage, gpus_there) else 0)
+    if isinstance(stage, EvaluateStage | PpoStage) or stage_samples(stage):
+        rollout = stage.rollout
+        on_gpu = gpus_there or rollout.tensor_parallel > 1
+        engine_gpus = rollout.num_engines * rollout.tensor_parallel if on_gpu else 0
+        engines = Needs(rollout.num_engines * rollout.cpus_per_engine, engine_gpus)
     if isinstance(stage, PpoStage):
-        cpus += stage.num_scorers
-    return Needs(cpus, gpus)
+        models = stage.reward_models
+        scorer_cpus = stage.num_scorers + sum(model.num_actors * model.cpus_per_actor for model in models)
+        scorers = Needs(scorer_cpus, sum(model.num_actors * model.gpus_per_actor for model in models))
+    if stage_samples(stage):
+        return learner.largest(engines)  # it samples before its learner starts
+    parts = (learner, engines, scorers)
+    return Needs(sum(part.num_cpus for part in parts), sum(part.num_gpus for part in parts))
+
+
+def stage_samples(stage: StageConfig) -> TypeGuard[RewardModelStage]:
+    """Whether a reward-model stage needs an engine before it trains."""
+    return isinstance(stage, RewardModelStage) and stage.samples_model is not None
 
 
 def learner_placement(stage: TrainingStage, search_path: Path) -> Placement:

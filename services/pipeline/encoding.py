@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlft_core.config.recipe import Recipe
 from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
 from rlft_core.errors import DataError
+from rlft_core.negatives import Contrast
 from rlft_core.types import Row
+from rlft_core.updates.reward import TokenContrast
 from rlft_core.updates.sft import Pair
 
 Notice = Callable[[str], None]
+LEFT_OUT = "rows without any negative, or too long"
 
 
 def encode_prompts(
@@ -54,6 +58,34 @@ def encode_pairs(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, source:
             f"{source}: {len(rows) - len(pairs)} of {len(rows)} rows are longer than {limit} tokens and take no part"
         )
     return pairs
+
+
+def encode_contrasts(
+    recipe: Recipe, contrasts: Sequence[Contrast], tokenizer: Any, *, skipped: Counter[str]
+) -> list[TokenContrast]:
+    """Token ids of references and their negatives.
+
+    A negative that has the reference's tokens, or is longer than model.max_length, is left out and counted in `skipped`
+    by kind; so is a contrast that is left without any.
+    """
+    limit = recipe.model.max_length
+    found: list[TokenContrast] = []
+    for contrast in contrasts:
+        prompt, positive = _prompt_ids(recipe, contrast.row, tokenizer), encode_target(tokenizer, contrast.row.output)
+        kept: list[tuple[str, list[int]]] = []
+        for negative in contrast.negatives:
+            ids = encode_target(tokenizer, negative.text)
+            ids = ids if negative.ended else ids[:-1]
+            if ids and ids != positive and len(prompt) + len(ids) < limit:
+                kept.append((negative.kind, ids))
+            else:
+                skipped[negative.kind] += 1
+        if kept and len(prompt) + len(positive) < limit:
+            kinds, texts = zip(*kept, strict=True)
+            found.append(TokenContrast(tuple(prompt), tuple(positive), tuple(map(tuple, texts)), kinds))
+        else:
+            skipped[LEFT_OUT] += 1
+    return found
 
 
 def _prompt_ids(recipe: Recipe, row: Row, tokenizer: Any) -> list[int]:

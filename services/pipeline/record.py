@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, StageConfig
 from rlft_core.data.load import find_file
 
 RECORD = "stage.json"
@@ -91,7 +91,14 @@ def fingerprints(recipe: Recipe, model: str, base_dir: Path) -> dict[str, str]:
 
 
 def _sources(recipe: Recipe, stage: StageConfig) -> set[str]:
-    return set(stage.systems.values()) if isinstance(stage, EvaluateStage) else {recipe.start_of(stage)}
+    """The earlier stages on which a stage's result depends."""
+    found = set(stage.systems.values()) if isinstance(stage, EvaluateStage) else {recipe.start_of(stage)}
+    if isinstance(stage, EvaluateStage | PpoStage):
+        trained = (recipe.reward_stage_of(stage, reward) for reward in stage.reward_models)
+        found |= {name for name in trained if name is not None}
+    if isinstance(stage, PpoStage) and stage.model_critic is not None and stage.model_critic.start_from is not None:
+        found.add(stage.model_critic.start_from)
+    return found
 
 
 def _file_digests(recipe: Recipe, base_dir: Path) -> dict[str, str]:

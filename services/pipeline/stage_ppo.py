@@ -7,23 +7,30 @@ from typing import Any
 
 import ray
 
+from rlft_core.batching.schedule import sampling_seed
+from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.models.loading import load_tokenizer
+from rlft_core.types import Prompt
 from services.cluster.placement import actor_options, environment, share_of_cores
 from services.cluster.session import num_gpus_here
 from services.learner import entry
 from services.learner.learner import Learner
+from services.learner.saving import promote
 from services.observe.observer import StageObserver
 from services.pipeline.context import RunContext, learner_placement
 from services.pipeline.encoding import encode_prompts
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
+from services.scoring.reward_models import ModelPool, RewardModelActor
 from services.scoring.scorers import ScorerPool, ScoringActor
 from services.training.ppo_loop import run_ppo
 from services.training.services import PpoServices, PromptSource
+from services.training.watch import Watch
 
 _RESTARTS_OF_SCORERS = 3
+_CALLS_AT_ONCE = 1000  # groups that wait in a reward model's actor are taken together
 
 
 async def run_ppo_stage(context: RunContext, stage: PpoStage) -> None:
@@ -34,6 +41,11 @@ async def run_ppo_stage(context: RunContext, stage: PpoStage) -> None:
             await run_ppo(stage, services)
         finally:
             await services.stop()
+    best = services.watch.best_model()
+    if best is not None:
+        promote(context.stage_folder(stage.name), best.name)
+        context.notice(f"{stage.name}: its model is that of step {services.watch.best_step}, the best on validation rows")
+    services.watch.tidy()
 
 
 def create_services(context: RunContext, stage: PpoStage, observe: StageObserver) -> PpoServices:
@@ -53,7 +65,7 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
     fleet = create_fleet(
         recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
     )
-    scorers = create_scorers(stage, context.base_dir)
+    scorers = create_scorers(context, stage)
     learner = create_learner(context, stage, start, (prompts.ids[0], encode_target(tokenizer, prompts.rows[0].output)))
     source = PromptSource(
         prompts.rows,
@@ -64,31 +76,84 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
         seed=recipe.seed,
     )
     sampling = Sampling(stage.sampling.temperature, stage.sampling.max_tokens, stage.sampling.min_tokens)
-    return PpoServices(fleet, scorers, learner, source, observe, sampling, context.notice)
+    watch = Watch(
+        stage.watch,
+        _watched_prompts(context, stage, tokenizer),
+        stage.sampling.max_tokens,
+        stage.num_steps,
+        context.stage_folder(stage.name),
+        fleet,
+        scorers,
+        learner,
+        context.notice,
+    )
+    return PpoServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice)
 
 
-def create_scorers(stage: PpoStage, search_path: Path) -> ScorerPool:
-    """Start the reward actors of a stage."""
+def _watched_prompts(context: RunContext, stage: PpoStage, tokenizer: Any) -> list[Prompt]:
+    """The validation rows that the watch looks at."""
+    if stage.watch is None:
+        return []
+    fitting = encode_prompts(
+        context.recipe,
+        context.splits.validation[: stage.watch.rows],
+        tokenizer,
+        max_new_tokens=stage.sampling.max_tokens,
+        source="data.validation",
+        notice=context.notice,
+    )
+    return [
+        Prompt(row, tuple(ids), 1, sampling_seed(stage.name, "watch", k))
+        for k, (row, ids) in enumerate(zip(fitting.rows, fitting.ids, strict=True))
+    ]
+
+
+def create_scorers(context: RunContext, stage: PpoStage) -> ScorerPool:
+    """Start the reward actors of a stage, and those of its reward models."""
+    rewards = context.with_models(stage, stage.rewards)
+    models = [reward for reward in rewards if isinstance(reward, RewardModelConfig)]
+    search_path, may_skip = context.base_dir, stage.max_skipped_samples > 0
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
     actor = ray.remote(ScoringActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
-    may_skip = stage.max_skipped_samples > 0
     actors = [
-        actor.remote(stage.rewards, may_skip=may_skip, search_path=str(search_path), num_threads=threads)
+        actor.remote(rewards, may_skip=may_skip, search_path=str(search_path), num_threads=threads)
         for _ in range(stage.num_scorers)
     ]
     return ScorerPool(
         actors,
+        [_model_pool(model, search_path) for model in models],
         max_skipped=stage.max_skipped_samples,
         start_s=stage.rollout.start_deadline_s,
         deadline_s=stage.rollout.request_deadline_s,
     )
 
 
+def _model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
+    threads = share_of_cores(model.num_actors)
+    options = actor_options(
+        num_cpus=model.cpus_per_actor,
+        num_gpus=model.gpus_per_actor,
+        env=environment(threads, search_path),
+        max_concurrency=_CALLS_AT_ONCE,
+        max_restarts=_RESTARTS_OF_SCORERS,
+    )
+    actor = ray.remote(RewardModelActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
+    return ModelPool(model.label, [actor.remote(model, num_threads=threads) for _ in range(model.num_actors)])
+
+
 def create_learner(context: RunContext, stage: PpoStage, start: str, probe: tuple[Any, Any]) -> Learner:
     """The stage's learner, not started yet."""
     folder = context.stage_folder(stage.name)
-    job = entry.Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
+    critic = stage.model_critic.start_from if stage.model_critic is not None else None
+    job = entry.Job(
+        context.recipe,
+        stage.name,
+        start,
+        str(folder),
+        context.fingerprints[stage.name],
+        critic=context.model_of(critic) if critic is not None else None,
+    )
     return Learner(
         entry.ppo,
         {"job": job, "probe": probe},

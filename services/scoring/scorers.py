@@ -16,22 +16,28 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from rlft_core.config.rewards import RewardConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.errors import EngineError, RewardError, RlftError
+from rlft_core.evaluation.text import text_metrics
+from rlft_core.models.default_model import DEFAULT_MODEL
 from rlft_core.rewards.build import build_rewards
+from rlft_core.rewards.embedding import shared_embedder
+from rlft_core.rewards.given import GivenReward
+from rlft_core.rewards.protocol import WeightedReward, sample_of
 from rlft_core.rewards.scoring import num_skipped, score_group
 from rlft_core.types import RolloutGroup, ScoredGroup
 from services.cluster.waiting import within
 from services.observe.samples import SampleRecord, sample_records
+from services.scoring.reward_models import ModelPool, ModelScores
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreSummary:
-    """What the coordinator may know of a scored group: numbers, no tokens. `span`: start and end, since the epoch."""
+    """What the coordinator may know of a scored group: numbers, no tokens. `spans`: when somebody scored, since the epoch."""
 
     num_samples: int
     num_skipped: int
-    span: tuple[float, float]
+    spans: tuple[tuple[float, float], ...]
 
 
 class ScoringActor:
@@ -45,7 +51,9 @@ class ScoringActor:
         if search_path not in sys.path:
             sys.path.insert(0, search_path)
         torch.set_num_threads(num_threads)
-        self._rewards = build_rewards(rewards)
+        self._configs = rewards
+        here = [config for config in rewards if not isinstance(config, RewardModelConfig)]
+        self._built = {built.reward.name: built for built in build_rewards(here)}
         self._may_skip = may_skip
 
     def ready(self) -> bool:
@@ -53,11 +61,29 @@ class ScoringActor:
         return True
 
     @ray.method(num_returns=2)
-    def score(self, group: RolloutGroup) -> tuple[ScoreSummary, ScoredGroup]:
-        """Score every completion. The summary is for the coordinator, the scored group stays in the object store."""
+    def score(self, group: RolloutGroup, *given: ModelScores) -> tuple[ScoreSummary, ScoredGroup]:
+        """Score every completion; `given` are the values of the reward models, in the recipe's order.
+
+        The summary is for the coordinator, the scored group stays in the object store.
+        """
         started = time.time()
-        scored = score_group(group, self._rewards, skip_budget=len(group.completions) if self._may_skip else 0)
-        return ScoreSummary(len(scored.scores), num_skipped(scored), (started, time.time())), scored
+        models = iter(given)
+        rewards = [
+            WeightedReward(GivenReward(config.label, next(models).values), config.weight)
+            if isinstance(config, RewardModelConfig)
+            else self._built[config.label]
+            for config in self._configs
+        ]
+        scored = score_group(group, rewards, skip_budget=len(group.completions) if self._may_skip else 0)
+        spans = (*(scores.span for scores in given), (started, time.time()))
+        return ScoreSummary(len(scored.scores), num_skipped(scored), spans), scored
+
+    def measure(self, scored: list[ray.ObjectRef]) -> tuple[list[float], dict[str, list[float]]]:
+        """Rewards, and metrics that nobody rewards, of the first completion of each group."""
+        groups: list[ScoredGroup] = ray.get(scored)
+        samples = [sample_of(found.group.prompt.row, found.group.completions[0]) for found in groups]
+        metrics = text_metrics(samples, embedder=shared_embedder(DEFAULT_MODEL))
+        return [found.scores[0].total for found in groups], metrics
 
     def records(self, scored: ScoredGroup) -> list[SampleRecord]:
         """A scored group as text, for a person to read."""
@@ -71,9 +97,16 @@ class ScorerPool:
     """
 
     def __init__(
-        self, actors: Sequence[ray.actor.ActorHandle], *, max_skipped: int, start_s: float, deadline_s: float
+        self,
+        actors: Sequence[ray.actor.ActorHandle],
+        models: Sequence[ModelPool] = (),
+        *,
+        max_skipped: int,
+        start_s: float,
+        deadline_s: float,
     ) -> None:
         self._actors = list(actors)
+        self._models = list(models)
         self._load = [0] * len(actors)
         self._max_skipped = max_skipped
         self._start_s = start_s
@@ -85,18 +118,25 @@ class ScorerPool:
         """Wait until every actor has built its rewards."""
         for index, actor in enumerate(self._actors):
             await self._answer(actor.ready.remote(), f"scorer {index}", "start", self._start_s)
+        for pool in self._models:
+            for index, actor in enumerate(pool.actors):
+                await self._answer(actor.ready.remote(), f"reward model '{pool.label}' {index}", "start", self._start_s)
 
     async def score(self, group: ray.ObjectRef) -> ray.ObjectRef:
         """The ref of the ScoredGroup of a ref of a RolloutGroup. Raises RewardError."""
         index = min(range(len(self._actors)), key=self._load.__getitem__)
         self._load[index] += 1
+        asked = [pool.score(group) for pool in self._models]
         try:
-            summary, scored = self._actors[index].score.remote(group)
+            # Ray hands the models' values on as soon as they are there; they never come here.
+            summary, scored = self._actors[index].score.remote(group, *(ref for ref, _ in asked))
             found: ScoreSummary = await self._answer(summary, f"scorer {index}", "score")
         finally:
             self._load[index] -= 1
+            for _, done in asked:
+                done()
         self.num_skipped += found.num_skipped
-        self.spans.append(found.span)
+        self.spans += found.spans
         if self.num_skipped > self._max_skipped:
             raise RewardError(
                 f"{self.num_skipped} samples were skipped because a reward failed, more than max_skipped_samples "
@@ -111,9 +151,16 @@ class ScorerPool:
         parts = await asyncio.gather(*(self._answer(call, "scorer", "describe samples") for call in calls))
         return [record for part in parts for record in part]
 
+    async def measure(self, scored: Sequence[ray.ObjectRef]) -> tuple[list[float], dict[str, list[float]]]:
+        """Rewards and unrewarded metrics of the first completion of each scored group, in order."""
+        found: tuple[list[float], dict[str, list[float]]] = await self._answer(
+            self._actors[0].measure.remote(list(scored)), "scorer 0", "measure"
+        )
+        return found
+
     async def stop(self) -> None:
         """End all actors."""
-        for actor in self._actors:
+        for actor in (*self._actors, *(actor for pool in self._models for actor in pool.actors)):
             ray.kill(actor, no_restart=True)
         await asyncio.sleep(0)
 

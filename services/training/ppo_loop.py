@@ -27,11 +27,13 @@ async def run_ppo(stage: PpoStage, services: PpoServices) -> None:
     learner, prompts, observe = services.learner, services.prompts, services.observe
     step = await services.start()  # 0, or that of the learner's latest checkpoint
     inflight: Inflight = deque()
-    while step < stage.num_steps:
+    while step < stage.num_steps and not services.watch.stopped:
         with observe.step(step) as clock:
             try:
                 with clock("sync"):
                     reports = await services.sync()  # admits an engine only after its parity probe
+                with clock("watch"):
+                    await services.watch.look(step)
                 with clock("generate"):
                     while len(inflight) <= min(stage.max_lag, stage.num_steps - 1 - step):
                         batch = prompts.batch(step + len(inflight))
@@ -48,7 +50,7 @@ async def run_ppo(stage: PpoStage, services: PpoServices) -> None:
             clock.record({**metrics, **services.metrics(reports)})
             await services.log_samples(step, scored)
         step += 1
-    await learner.finish()
+    await services.finish(step)
 
 
 async def generate_and_score(batch: list[Prompt], services: PpoServices) -> list[ray.ObjectRef]:

@@ -11,12 +11,14 @@ import ray
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
 from rlft_core.types import Prompt, Row
 from services.learner.learner import Learner
+from services.learner.mailbox import LearnerRestarted
 from services.observe.clock import covered
 from services.observe.observer import StageObserver
 from services.rollout.actor import SyncReport
 from services.rollout.engine import Sampling
 from services.rollout.fleet import Fleet, WeightsLost
 from services.scoring.scorers import ScorerPool
+from services.training.watch import Watch
 
 _RETRY_S = 1.0
 
@@ -53,6 +55,7 @@ class PpoServices:
     rollouts: Fleet
     scorer: ScorerPool
     learner: Learner
+    watch: Watch
     prompts: PromptSource
     observe: StageObserver
     sampling: Sampling
@@ -82,6 +85,16 @@ class PpoServices:
                     self.notice(str(lost).splitlines()[0])
                 told = True
                 await asyncio.sleep(_RETRY_S)
+
+    async def finish(self, step: int) -> None:
+        """Look at the last model and let the learner end. Raises LearnerError when it does not end well."""
+        if self.watch.config is not None and not self.watch.stopped:
+            try:
+                await self.sync()
+                await self.watch.look(step)
+            except LearnerRestarted as restart:  # its model is written; only what the watch makes of it is lost
+                self.notice(f"{restart} after its last step, which was not looked at")
+        await self.learner.finish()
 
     async def stop(self) -> None:
         """End all parts, whatever they are doing."""

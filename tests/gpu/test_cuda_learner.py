@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from rlft_core.batching.packing import Sequences, number_tokens
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import load_lm
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
 from rlft_core.models.tiny import make_tiny_model
 from rlft_core.updates.collective import Alone
-from rlft_core.updates.passes import Compute, collect, micro_batches
+from rlft_core.updates.passes import collect, micro_batches
 
 pytestmark = [
     pytest.mark.gpu,

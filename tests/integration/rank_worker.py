@@ -20,6 +20,7 @@ from rlft_core.checkpoints.export import full_weights
 from rlft_core.config.model import FreezeConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.kl import FixedKl
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import frozen_policy, load_lm, trainable_policy
 from rlft_core.models.policy import Critic
 from rlft_core.types import Batch, Completion, Prompt, RolloutGroup, Row, Score, ScoredGroup
@@ -27,7 +28,6 @@ from rlft_core.updates.collective import Alone, Collective, Ranks
 from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState, ppo_update
 from services.learner.rank import layers_of, shard
 

@@ -20,11 +20,12 @@ from rlft_core.batching.packing import number_tokens
 from rlft_core.config.model import FreezeConfig
 from rlft_core.data import encode_prompt
 from rlft_core.errors import SyncError
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import load_tokenizer, trainable_policy
 from rlft_core.models.policy import Policy
 from rlft_core.types import Prompt, RolloutGroup, Row
 from rlft_core.updates.collective import Alone
-from rlft_core.updates.passes import Compute, collect
+from rlft_core.updates.passes import collect
 from services.learner.publisher import Publisher
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling

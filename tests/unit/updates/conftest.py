@@ -15,6 +15,7 @@ from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.model import FreezeConfig, LoraConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.kl import FixedKl
+from rlft_core.models.compute import Compute
 from rlft_core.models.loading import trainable_policy
 from rlft_core.models.policy import Critic, Policy
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row, Score, ScoredGroup
@@ -22,7 +23,6 @@ from rlft_core.updates.collective import Alone, Collective
 from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState
 
 VOCABULARY = 300

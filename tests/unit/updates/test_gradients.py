@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from rlft_core.config.stages import PpoStage, SftStage
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch, ScoredGroup
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute
 from rlft_core.updates.ppo import PpoState, ppo_update
 from rlft_core.updates.sft import SftState, sft_update
 

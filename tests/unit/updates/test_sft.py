@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rlft_core.config.stages import SftStage
+from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Alone
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.passes import Compute
 from rlft_core.updates.sft import Pair, SftState, as_sequences, sft_update, validation_loss
 
 

@@ -1,0 +1,105 @@
+"""A trained reward model as a reward, on a CPU or a GPU.
+
+Texts are written as they were for its training, with its own tokenizer: a policy with another tokenizer can be scored.
+Samples of one row share their prompt's computation, and rows go through the model together up to a token budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlft_core.batching.packing import number_tokens
+from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.data.encode import encode_prompt, encode_target
+from rlft_core.errors import ConfigError
+from rlft_core.models.attention import attention_kind, to_device
+from rlft_core.models.compute import Compute
+from rlft_core.models.loading import load_tokenizer, round_matrices
+from rlft_core.models.packable import why_not_packable
+from rlft_core.models.reward_model import RewardFacts, RewardModel, load_classifier
+from rlft_core.rewards.protocol import Sample
+from rlft_core.types import Row
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModelReward:
+    """The normalised score of prompt and text, cut to the recipe's bounds."""
+
+    config: RewardModelConfig
+    model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+    facts: RewardFacts
+    compute: Compute
+
+    @classmethod
+    def from_config(cls, config: RewardModelConfig) -> RewardModelReward:
+        """Load the folder that `config.model` names. Raises ModelError, or ConfigError when it names none."""
+        if config.model is None:
+            raise ConfigError(
+                f"reward '{config.label}': its stage has no model yet; run the stage first, or give `model`"
+            )
+        device = torch.device("cuda" if config.gpus_per_actor and torch.cuda.is_available() else "cpu")
+        attention = attention_kind(device)
+        facts = RewardFacts.read(config.model)
+        classifier = load_classifier(config.model, attention=attention)
+        classifier.requires_grad_(False)
+        model = RewardModel(classifier.to(device), mean=facts.mean, std=facts.std)
+        packing = why_not_packable(model, attention=attention, max_row_tokens=config.max_batch_tokens) is None
+        # Weights that were saved in half precision are numbers of half precision: nothing is lost by rounding.
+        half = bool((model.head.weight.bfloat16() == model.head.weight).all())
+        dtype = torch.bfloat16 if half else torch.float32
+        if half:
+            round_matrices(model.backbone, dtype)
+        compute = Compute(device, dtype, attention, packing, config.max_batch_tokens, config.max_batch_tokens)
+        tokenizer = load_tokenizer(config.model)
+        return cls(config, model, tokenizer, facts, compute)
+
+    @property
+    def name(self) -> str:
+        return self.config.label
+
+    @torch.inference_mode()
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        by_row: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            by_row.setdefault(sample.row.id, []).append(index)
+        order = [index for members in by_row.values() for index in members]
+        groups = [
+            (self._prompt(samples[members[0]].row), [self._text(samples[index]) for index in members])
+            for members in by_row.values()
+        ]
+        lengths = [len(text) for _, texts in groups for text in texts]
+        values = self._values(groups, sum(lengths))[torch.tensor(list(accumulate(lengths)), dtype=torch.int64) - 1]
+        found = dict(zip(order, values.tolist(), strict=True))
+        return [self._bounded(found[index]) for index in range(len(samples))]
+
+    def _values(self, groups: Sequence[tuple[list[int], list[list[int]]]], num_tokens: int) -> torch.Tensor:
+        """[T] rewards at every position of the texts."""
+        found = torch.zeros(num_tokens)
+        with self.compute.autocast():
+            for micro in self.compute.rows(number_tokens(groups)):
+                rows = to_device(micro, self.compute.device, self.compute.attention)
+                found[rows.tokens.cpu()] = self.model(rows).float().cpu()
+        return found
+
+    def _prompt(self, row: Row) -> list[int]:
+        facts = self.facts
+        return encode_prompt(self.tokenizer, row, system=facts.system, template=facts.template, chat=facts.chat)
+
+    def _text(self, sample: Sample) -> list[int]:
+        """With one more token at the end, whose prediction is where the text is read: see `rlft_core.updates.reward`."""
+        ids = encode_target(self.tokenizer, sample.text)
+        if sample.finish_reason == "stop":
+            ids.append(0)
+        else:
+            ids[-1] = 0  # it did not end: no EOS, and the last real token is where it is read
+        return ids
+
+    def _bounded(self, value: float) -> float:
+        clip = self.config.clip
+        return value if clip is None else max(-clip, min(clip, value))

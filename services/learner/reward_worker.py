@@ -1,0 +1,113 @@
+"""The body of a reward model's learner, run on every rank under Ray Train: same packing and checkpoints as the others.
+
+When training ends the weights are rounded to the precision in which they will be saved, and only then measured: what
+`result.json` says is said of the model that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from rlft_core.checkpoints.export import full_weights, write_model
+from rlft_core.config.stages import RewardModelStage
+from rlft_core.evaluation.pairs import pairs_report
+from rlft_core.models.attention import attention_kind
+from rlft_core.models.loading import load_tokenizer, trainable_reward_model
+from rlft_core.models.reward_model import RewardFacts, with_padding
+from rlft_core.updates.optimizer import make_optimizer
+from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
+from services.learner.entry import Job
+from services.learner.rank import choose_compute, layers_of, prepare_rank, shard, standing, told_to
+from services.learner.saving import MODEL, dtype_of, restore, save_if_due
+
+RESULT = "result.json"
+_SMALLEST_SPREAD = 1e-3
+
+
+def reward_loop(config: dict[str, Any]) -> None:
+    """Ray Train's function. `config` holds the Job, refs of the tokenised contrasts in their order, and the mailbox."""
+    job: Job = config["job"]
+    mailbox = config["mailbox"]
+    with told_to(mailbox):
+        stage = job.recipe.stage(job.stage)
+        assert isinstance(stage, RewardModelStage)
+        train: list[TokenContrast] = ray.get(config["train"][0])
+        validation: list[TokenContrast] = ray.get(config["validation"][0])
+        state, notes = build_state(job, stage)
+        restore(state, job)
+        here = standing(state.step, state.collective, notes)
+        if state.collective.rank == 0:
+            ray.get(mailbox.register.remote(here, None))
+        while state.step < stage.num_steps:
+            metrics = _step(state, stage, train, validation)
+            if state.collective.rank == 0:
+                ray.get(mailbox.report.remote(state.step - 1, metrics))
+            save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
+            if ray.get(mailbox.closed.remote()):
+                return
+        _finish(state, job, stage, validation or train[: stage.validation_rows], held_out=bool(validation))
+        state.collective.barrier()
+        if state.collective.rank == 0:
+            ray.get(mailbox.close.remote())
+
+
+def build_state(job: Job, stage: RewardModelStage) -> tuple[RewardState, tuple[str, ...]]:
+    """Model and optimiser as they are at step 0."""
+    recipe = job.recipe
+    device, collective = prepare_rank(recipe, stage)
+    model = trainable_reward_model(
+        job.start,
+        attention=attention_kind(device),
+        freeze=stage.learner.freeze,
+        gradient_checkpointing=stage.learner.gradient_checkpointing,
+        trust_remote_code=recipe.model.trust_remote_code,
+        seed=recipe.seed,
+    ).to(device)
+    compute, notes = choose_compute(recipe, stage, model, device)
+    shard(model, collective, device, layers_of(model))
+    return RewardState(model, make_optimizer(model, stage.optimizer), compute, collective), notes
+
+
+def _step(
+    state: RewardState, stage: RewardModelStage, train: Sequence[TokenContrast], validation: Sequence[TokenContrast]
+) -> dict[str, float]:
+    started = time.perf_counter()
+    first, rank, num_ranks = state.step * stage.batch_rows, state.collective.rank, state.collective.num_ranks
+    mine = [train[(first + k) % len(train)] for k in range(rank, stage.batch_rows, num_ranks)]
+    metrics = reward_update(state, mine, stage)
+    metrics["time/step_s"] = time.perf_counter() - started
+    if validation and stage.validate_every and state.step % stage.validate_every == 0:
+        report = pairs_report(score_contrasts(state, validation), [c.kinds for c in validation])
+        metrics["pairs/accuracy_validation"] = report["overall"]["mean"]
+    return metrics
+
+
+def _finish(
+    state: RewardState, job: Job, stage: RewardModelStage, measured: Sequence[TokenContrast], *, held_out: bool
+) -> None:
+    """Round, measure, normalise, write. A collective."""
+    dtype = dtype_of(job.recipe)
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.copy_(parameter.to(dtype))
+    scores = score_contrasts(state, measured)
+    report = pairs_report(scores, [contrast.kinds for contrast in measured], seed=job.recipe.seed)
+    weights = full_weights(state.model)
+    if state.collective.rank != 0:
+        return
+    spread = max(report["positives"]["std"], _SMALLEST_SPREAD)
+    mean, std = (report["positives"]["mean"], spread) if stage.normalize else (0.0, 1.0)
+    prompt = job.recipe.data.prompt
+    facts = RewardFacts(mean, std, prompt.system, prompt.template, prompt.chat, job.recipe.model.max_length)
+    tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
+    with_padding(tokenizer, state.model.inner)
+    write_model(Path(job.folder, MODEL), state.model, weights, tokenizer, dtype, facts=facts)
+    if held_out:
+        Path(job.folder, RESULT).write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Actors that hold a reward model, and the pool in front of them.
+
+Groups that arrive while an actor computes are taken together by its next pass, within the model's token budget. Scoring
+is a pure function of its group, so a call to an actor that died is simply made again by Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.rewards.protocol import Sample, samples_of
+from rlft_core.rewards.reward_model import RewardModelReward
+from rlft_core.types import RolloutGroup
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScores:
+    """The rewards of a group's completions. `span`: when the pass that made them started and ended, since the epoch."""
+
+    values: tuple[float, ...]
+    span: tuple[float, float]
+
+
+class RewardModelActor:
+    """One copy of a reward model. Placed with `ray.remote` by the pool's maker; many calls run at once."""
+
+    def __init__(self, config: RewardModelConfig, *, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self._reward = RewardModelReward.from_config(config)
+        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[ModelScores]]] = []
+        self._working = asyncio.Lock()
+
+    async def ready(self) -> bool:
+        """Answers when the model is loaded."""
+        return True
+
+    async def score(self, group: RolloutGroup) -> ModelScores:
+        """The reward of every completion of a group."""
+        mine: asyncio.Future[ModelScores] = asyncio.get_running_loop().create_future()
+        self._waiting.append((samples_of(group), mine))
+        async with self._working:
+            if not mine.done():
+                await self._work()
+        return await mine
+
+    async def _work(self) -> None:
+        """One pass over all groups that wait."""
+        taken, self._waiting = self._waiting, []
+        started = time.time()
+        try:
+            values = await asyncio.to_thread(self._reward, [sample for samples, _ in taken for sample in samples])
+        except Exception as error:  # noqa: BLE001 - whatever it was, everybody who waits must hear of it
+            for _, future in taken:
+                future.set_exception(error)
+            return
+        first, span = 0, (started, time.time())
+        for samples, future in taken:
+            future.set_result(ModelScores(tuple(values[first : first + len(samples)]), span))
+            first += len(samples)
+
+
+class ModelPool:
+    """The actors of one reward model; a group goes to the one with the least to do."""
+
+    def __init__(self, label: str, actors: Sequence[ray.actor.ActorHandle]) -> None:
+        self.label = label
+        self.actors = list(actors)
+        self._load = [0] * len(actors)
+
+    def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
+        """The ref of the group's ModelScores, and what to call when they have been read."""
+        index = min(range(len(self.actors)), key=self._load.__getitem__)
+        self._load[index] += 1
+
+        def done() -> None:
+            self._load[index] -= 1
+
+        return self.actors[index].score.remote(group), done
