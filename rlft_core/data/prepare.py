@@ -5,11 +5,12 @@ Reads rows and splits them. It encodes nothing and knows of no model. Imports no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rlft_core.config.data import DataConfig
 from rlft_core.data.load import HUB_PREFIX, load_rows
-from rlft_core.data.split import Splits, check_disjoint, split_rows
+from rlft_core.data.split import Splits, check_disjoint, shared_rows, split_rows
 from rlft_core.errors import DataError
 from rlft_core.types import Row
 
@@ -19,10 +20,10 @@ def rows_of(data: DataConfig, base_dir: Path, seed: int) -> Splits:
 
     A side given as a file (or hub data set) is read from there. A side given as a number or a share is set aside from
     the training rows by family, as `seed` decides. `data.limit` cuts the training rows last of all, so it never
-    changes which rows are held out.
+    changes which rows are held out. With `data.on_two_sides: allow`, rows on two sides become notes of the result.
 
     Raises:
-        DataError: a file or row that cannot be used, sizes that cannot be met, or a row on two sides.
+        DataError: a file or row that cannot be used, sizes that cannot be met, or a row on two sides that is not allowed.
     """
     sizes = {"validation": data.validation, "test": data.test}
     set_aside = {side: size for side, size in sizes.items() if isinstance(size, int | float)}
@@ -44,8 +45,11 @@ def rows_of(data: DataConfig, base_dir: Path, seed: int) -> Splits:
         if isinstance(source, str):
             held_out[side] = tuple(_load(data, source, base_dir, side=side, limit=0))
     whole = Splits(train=train, validation=held_out["validation"], test=held_out["test"])
+    used = replace(whole, train=train[: data.limit] if data.limit else train)
+    if data.on_two_sides == "allow":
+        return replace(used, notes=tuple(shared_rows(used, family_field=data.family_field)))
     check_disjoint(whole, family_field=data.family_field)
-    return Splits(train=train[: data.limit] if data.limit else train, validation=whole.validation, test=whole.test)
+    return used
 
 
 def _load(data: DataConfig, source: str, base_dir: Path, *, side: str, limit: int) -> list[Row]:

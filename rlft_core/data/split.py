@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rlft_core.errors import DataError
 from rlft_core.types import Row
@@ -18,11 +18,15 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Rows that are trained on, rows that settings are chosen on, and rows that results are reported on."""
+    """Rows that are trained on, rows that settings are chosen on, and rows that results are reported on.
+
+    `notes` are what a person should know of them, in sentences.
+    """
 
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 def split_rows(
@@ -55,36 +59,55 @@ def split_rows(
             free[side] -= len(members)
         for index in members:
             side_of[index] = side
-    splits = Splits(
-        **{side.name: tuple(row for row, at in zip(rows, side_of, strict=True) if at == side.name)
-           for side in fields(Splits)}
-    )  # fmt: skip
+    sides: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row, side in zip(rows, side_of, strict=True):
+        sides[side].append(row)
+    splits = Splits(tuple(sides["train"]), tuple(sides["validation"]), tuple(sides["test"]))
     _check_filled(splits, sizes, num_families=len(families))
     return splits
 
 
 def check_disjoint(splits: Splits, *, family_field: str | None = None) -> None:
-    """Make sure that no row is on two sides: neither its id, nor its input (case and white space aside), nor family.
+    """Make sure that no row is on two sides: neither its input (case and white space aside) nor its family.
 
     Raises:
-        DataError: saying how many are on two sides, with the first of them.
+        DataError: saying how many are on two sides, with the first of them, and the way out.
     """
-    checks: dict[str, Callable[[Row], str]] = {"input": _same_input}
+    shared = shared_rows(splits, family_field=family_field)
+    if shared:
+        raise DataError(
+            f"{' '.join(shared)} Remove them from one side, let one file be split by family, or go on with "
+            "data.on_two_sides: allow."
+        )
+
+
+def shared_rows(splits: Splits, *, family_field: str | None = None) -> list[str]:
+    """A sentence for every two sides that share inputs (case and white space aside) or families: how many rows, which.
+
+    Raises:
+        DataError: a row lacks its family.
+    """
+    keys: dict[str, Callable[[Row], str]] = {"input": _same_input}
     if family_field is not None:
-        checks["family"] = lambda row: _family(row, family_field)
+        keys["family"] = lambda row: _family(row, family_field)
     pairs = (("train", "test"), ("train", "validation"), ("validation", "test"))
     sides = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    for what, key in checks.items():
+    told = []
+    for what, key in keys.items():
         for left, right in pairs:
             known = {key(row): row.id for row in reversed(sides[left])}
             both = [(known[key(row)], row.id) for row in sides[right] if key(row) in known]
             if both:
                 named = ", ".join(f"{a} = {b}" for a, b in both[:_NAMED])
-                raise DataError(
-                    f"{len(both)} rows of {right} have the same {what} as a row of {left}: {named}"
-                    f"{' …' if len(both) > _NAMED else ''}. Results on {right} would be too good. "
-                    f"Remove them from one side, or let one file be split by family."
+                told.append(
+                    f"{len(both)} of {len(sides[right])} rows of {right} have the same {what} as a row of {left}: {named}"
+                    f"{' …' if len(both) > _NAMED else ''}. Results on {right} {_consequence(left)}."
                 )
+    return told
+
+
+def _consequence(left: str) -> str:
+    return "may be too good" if left == "train" else "are not independent of what was chosen on validation"
 
 
 def _num_rows(side: str, size: float | int, num_rows: int) -> int:

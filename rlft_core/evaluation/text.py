@@ -6,9 +6,11 @@ from the embedder that the caller loads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from rlft_core.evaluation.faithful import unsupported_names, unsupported_numbers
 from rlft_core.rewards.protocol import Sample
 from rlft_core.rewards.rouge import ROUGE_VARIANTS, rouge_f1
 from rlft_core.rewards.text import repetition, words_of
@@ -60,9 +62,26 @@ def copy_rate(samples: Sequence[Sample], *, ngram: int = 3) -> list[float]:
     return [_copied(sample.text, sample.row.input, ngram) for sample in samples]
 
 
+def length_adjusted(samples: Sequence[Sample], scores: Sequence[float]) -> list[float]:
+    """Each score s times exp(1 - max(n, m) / min(n, m)), n and m the words of text and reference; 0 for no words.
+
+    Length-adjusted ROUGE is named by Solway (2024), whose formula we could not read. This one is ours: the brevity
+    penalty of BLEU (Papineni et al. 2002) on both sides, so that a text cannot gain by being longer.
+    """
+    lengths = [(len(sample.text.split()), len(sample.row.output.split())) for sample in samples]
+    return [
+        score * math.exp(1.0 - max(pair) / min(pair)) if min(pair) else 0.0
+        for score, pair in zip(scores, lengths, strict=True)
+    ]
+
+
 def text_metrics(samples: Sequence[Sample], *, embedder: Similarity | None = None) -> dict[str, list[float]]:
-    """Every metric of this file by name; `similarity_to_reference` only with an embedder."""
-    metrics = rouge(samples)
+    """Every metric of this file and of `rlft_core.evaluation.faithful` by name.
+
+    `similarity_to_reference` only with an embedder; `la_rouge1`, `la_rouge2`, `la_rougeL` are `length_adjusted`.
+    """
+    rouges = rouge(samples)
+    metrics = dict(rouges)
     if embedder is not None:
         metrics["similarity_to_reference"] = similarity_to_reference(samples, embedder)
     return metrics | {
@@ -71,6 +90,9 @@ def text_metrics(samples: Sequence[Sample], *, embedder: Similarity | None = Non
         "repetition_share": repetition_share(samples),
         "ended_by_eos": ended_by_eos(samples),
         "copy_rate": copy_rate(samples),
+        **{f"la_{variant}": length_adjusted(samples, scores) for variant, scores in rouges.items()},
+        "unsupported_numbers": unsupported_numbers(samples),
+        "unsupported_names": unsupported_names(samples),
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlft_core.config.algorithms import ModelCriticConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage
+from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage, StageConfig
 from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
@@ -71,7 +71,7 @@ def _lengths(recipe: Recipe, splits: Splits, model: FoundModel) -> dict[str, Pro
     return check_tokens(recipe, splits, tokenizer, vocab_size=model.size.vocab_size)
 
 
-def _check_settings(stage: SftStage | PpoStage | EvaluateStage) -> None:
+def _check_settings(stage: StageConfig) -> None:
     """Values that are fine alone but not together."""
     key = f"stages.{stage.name}"
     if isinstance(stage, EvaluateStage):
@@ -121,7 +121,7 @@ def _resource_notes(recipe: Recipe, stages: Iterable[StagePlan], available: Avai
 
 
 def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
-    notes = []
+    notes = list(splits.notes)
     limit, num_train = recipe.data.limit, len(splits.train)
     if limit > num_train:
         notes.append(f"data.limit is {limit}, but there are only {num_train} training rows")

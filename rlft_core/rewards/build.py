@@ -6,21 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlft_core.config.rewards import (
+    BertScoreConfig,
     CustomConfig,
     EmbeddingSimilarityConfig,
     EndsProperlyConfig,
     ExactMatchConfig,
     FormatConfig,
     LengthConfig,
+    LengthPenaltyConfig,
     RegexConfig,
     RepetitionConfig,
     RewardConfig,
+    RewardModelConfig,
     RougeConfig,
     RulesConfig,
 )
+from rlft_core.rewards.bertscore import BertScoreReward
 from rlft_core.rewards.custom import CustomReward
 from rlft_core.rewards.embedding import EmbeddingSimilarityReward
+from rlft_core.rewards.length import LengthPenaltyReward
 from rlft_core.rewards.protocol import Reward, WeightedReward
+from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.rewards.rules import RulesReward
 from rlft_core.rewards.text import (
     EndsProperlyReward,
@@ -41,6 +47,9 @@ REWARDS: Mapping[type[RewardConfig], Callable[[Any], Reward]] = {
     EmbeddingSimilarityConfig: EmbeddingSimilarityReward.from_config,
     ExactMatchConfig: ExactMatchReward,
     RougeConfig: RougeReward,
+    LengthPenaltyConfig: LengthPenaltyReward,
+    BertScoreConfig: BertScoreReward.from_config,
+    RewardModelConfig: RewardModelReward.from_config,
     CustomConfig: CustomReward.from_config,
 }
 """A new reward is a configuration class, a reward class and a line here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from rlft_core.config.rewards import CustomConfig, EmbeddingSimilarityConfig, RewardConfig
+from rlft_core.config.rewards import BertScoreConfig, CustomConfig, EmbeddingSimilarityConfig, RewardConfig
 from rlft_core.errors import ConfigError, DataError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
 from rlft_core.rewards.custom import load_function
@@ -21,7 +21,7 @@ def check_rewards(configs: Sequence[RewardConfig], *, fields: Collection[str] | 
     for config in configs:
         if isinstance(config, CustomConfig):
             load_function(config)
-        if isinstance(config, EmbeddingSimilarityConfig):
+        if isinstance(config, EmbeddingSimilarityConfig | BertScoreConfig):
             embedding_model_dir() if config.model == DEFAULT_MODEL else resolve_model(config.model)
         missing = sorted(config.fields_needed - set(fields)) if fields is not None else []
         if missing:

@@ -1,11 +1,11 @@
-"""Users' own reward functions, named `module:attribute` in a recipe. Imports no torch."""
+"""Users' own functions, named `module:attribute` in a recipe, and the reward that calls one. Imports no torch."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -41,14 +41,31 @@ class CustomReward:
 
 
 def load_function(config: CustomConfig) -> Callable[..., Any]:
-    """Import `module:attribute` and check that it can be called as the recipe says.
+    """The reward's function. ConfigError as in `import_function`, naming the reward."""
+    return import_function(
+        config.function,
+        where=f"reward '{config.label}': function '{config.function}'",
+        arguments=("samples" if config.batched else "sample",),
+        params=config.params,
+    )
+
+
+def import_function(
+    reference: str, *, where: str, arguments: Sequence[str], params: Mapping[str, object]
+) -> Callable[..., Any]:
+    """Import `module:attribute` and check that it can be called as f(*arguments, **params).
+
+    Args:
+        reference: `module:attribute`.
+        where: how messages begin: what wants the function, and its name.
+        arguments: names of the positional arguments, for the message.
+        params: the keyword arguments.
 
     Raises:
         ConfigError: no such module, the module fails while it is imported, no such attribute, not callable, a
-            coroutine, or parameters that it does not take. Names the reward and the function.
+            coroutine, or parameters that it does not take.
     """
-    module_name, _, attribute = config.function.partition(":")
-    where = f"reward '{config.label}': function '{config.function}'"
+    module_name, _, attribute = reference.partition(":")
     module = _import(module_name, where)
     try:
         found: Any = operator.attrgetter(attribute)(module)
@@ -61,7 +78,7 @@ def load_function(config: CustomConfig) -> Callable[..., Any]:
         raise ConfigError(
             f"{where} is of type {type(found).__name__}, not a function. Name something that can be called."
         )
-    _check_signature(found, config, where)
+    _check_signature(found, arguments, params, where)
     function: Callable[..., Any] = found
     return function
 
@@ -81,9 +98,11 @@ def _import(name: str, where: str) -> ModuleType:
         raise ConfigError(f"{where}: importing '{name}' raised {type(error).__name__}: {error}") from error
 
 
-def _check_signature(function: Callable[..., Any], config: CustomConfig, where: str) -> None:
+def _check_signature(
+    function: Callable[..., Any], arguments: Sequence[str], params: Mapping[str, object], where: str
+) -> None:
     if inspect.iscoroutinefunction(function):
-        raise ConfigError(f"{where} is async. Rewards are plain functions: write `def`, not `async def`.")
+        raise ConfigError(f"{where} is async. A plain function is needed: write `def`, not `async def`.")
     if inspect.isclass(function):
         raise ConfigError(f"{where} is a class. Name a function, or an instance that can be called.")
     try:
@@ -91,8 +110,7 @@ def _check_signature(function: Callable[..., Any], config: CustomConfig, where: 
     except ValueError:  # some functions written in C have none; the first call will tell
         return
     try:
-        signature.bind(object(), **config.params)
+        signature.bind(*(object() for _ in arguments), **params)
     except TypeError as error:
-        first = "samples" if config.batched else "sample"
-        given = ", ".join([first, *(f"{key}=..." for key in config.params)])
+        given = ", ".join([*arguments, *(f"{key}=..." for key in params)])
         raise ConfigError(f"{where} cannot be called as f({given}): {error}. Its signature is {signature}.") from error

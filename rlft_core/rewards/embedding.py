@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Embedder:
     def __init__(
         self, model: Path | str, *, max_tokens: int = 256, batch_size: int = 32, cache_size: int = 20_000
     ) -> None:
-        """Load the encoder (safetensors only, no code of the model's own).
+        """Load the encoder.
 
         Args:
             model: folder or hub id, as `embedding_model` gives it.
@@ -43,17 +44,7 @@ class Embedder:
         Raises:
             ModelError: the model or its tokenizer cannot be loaded, or it takes fewer than `max_tokens`.
         """
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model)
-            self._model = AutoModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True).eval()
-        except (OSError, ValueError) as error:
-            raise ModelError(f"The embedding model '{model}' cannot be loaded: {error}") from error
-        positions = self._tokenizer.model_max_length  # a huge number for tokenizers that do not say
-        if max_tokens > positions:
-            raise ModelError(
-                f"max_tokens of the embedding reward is {max_tokens}, but '{model}' takes {positions} tokens. "
-                f"Set it to {positions} or less."
-            )
+        self._tokenizer, self._model = load_encoder(model, max_tokens=max_tokens)
         self._max_tokens = max_tokens
         self._batch_size = batch_size
         self._cache_size = cache_size
@@ -102,11 +93,8 @@ class Embedder:
 
     def _encode(self, batch: Sequence[Sequence[int]]) -> np.ndarray:
         """Token ids of N texts to unit vectors [N, D]."""
-        lengths = torch.tensor([len(ids) for ids in batch])
-        width = int(lengths.max())
-        mask = torch.arange(width) < lengths[:, None]  # [N, L]
-        token_ids = torch.zeros(mask.shape, dtype=torch.long)
-        token_ids[mask] = torch.tensor([token for ids in batch for token in ids])
+        token_ids, mask = padded(batch)
+        lengths = mask.sum(dim=1)
         hidden = self._model(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state  # [N, L, D]
         summed = hidden.masked_fill(~mask[..., None], 0.0).sum(dim=1)
         vectors: np.ndarray = torch.nn.functional.normalize(summed / lengths[:, None], dim=-1).numpy()
@@ -118,6 +106,34 @@ class Embedder:
             self._cache.move_to_end(text)
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
+
+
+def load_encoder(model: Path | str, *, max_tokens: int) -> tuple[Any, Any]:
+    """Tokenizer and frozen encoder of a folder or hub id, in float32 (safetensors only, no code of the model's own).
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be loaded, or it takes fewer than `max_tokens`.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        encoder = AutoModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The embedding model '{model}' cannot be loaded: {error}") from error
+    positions = tokenizer.model_max_length  # a huge number for tokenizers that do not say
+    if max_tokens > positions:
+        raise ModelError(
+            f"max_tokens is {max_tokens}, but '{model}' takes {positions} tokens. Set it to {positions} or less."
+        )
+    return tokenizer, encoder
+
+
+def padded(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of N texts as one tensor [N, L], and a mask [N, L], true where a token is."""
+    lengths = torch.tensor([len(ids) for ids in batch])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    token_ids = torch.zeros(mask.shape, dtype=torch.long)
+    token_ids[mask] = torch.tensor([token for ids in batch for token in ids])
+    return token_ids, mask
 
 
 def embedding_model(name: str) -> Path | str:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG text: lines over steps, stacked bars over steps, intervals side by side. Computes no metrics.
+"""Charts as inline SVG text: lines and bars over steps, intervals side by side, calibration. Computes no metrics.
 
 Colours are classes (`c0`, `c1`, ...) that the page's style sheet fills in, so one drawing serves light and dark pages.
 """
@@ -23,12 +23,17 @@ _SMOOTH_FROM = 12  # fewer points are drawn as they are
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: `steps` [n] increasing, `values` [n] finite, and its place among the colours."""
+    """One line: `steps` [n] increasing, `values` [n] finite, and its place among the colours.
+
+    `low` and `high` [n] are the bounds of a band around it.
+    """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
     color: int = 0
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def line_chart(series: Sequence[Series], *, label: str, x_label: str = "step") -> Markup:
@@ -51,6 +56,43 @@ def line_chart(series: Sequence[Series], *, label: str, x_label: str = "step") -
                 _dot(x_of(x), y_of(y), css=f"dot c{one.color}") for x, y in zip(one.steps, one.values, strict=True)
             ]
         parts += _hover_points(one, x_of=x_of, y_of=y_of)
+    return _svg(parts, label=label)
+
+
+def band_chart(one: Series, *, label: str, marked: Sequence[float] = ()) -> Markup:
+    """One line as measured, a dot at each step, its band if it has one; `marked` steps stand out."""
+    x_ticks = _integer_ticks(min(one.steps), max(one.steps))
+    y_ticks = ticks(min((*one.values, *one.low)), max((*one.values, *one.high)))
+    x_of = _scale(min(one.steps), max(one.steps), LEFT, WIDTH - RIGHT)
+    y_of = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    parts = [_axes(x_ticks, y_ticks, x_of=x_of, y_of=y_of, x_label="step")]
+    if one.low and len(one.steps) > 1:
+        around = [*zip(one.steps, one.high, strict=True), *reversed([*zip(one.steps, one.low, strict=True)])]
+        points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in around)
+        parts.append(f'<polygon class="band c{one.color}" points="{points}"/>')
+    parts.append(_path(one.steps, one.values, x_of=x_of, y_of=y_of, css=f"line c{one.color}"))
+    for x, y in zip(one.steps, one.values, strict=True):
+        parts.append(_dot(x_of(x), y_of(y), css="dot marked" if x in marked else f"dot c{one.color}"))
+    parts += _hover_points(one, x_of=x_of, y_of=y_of)
+    return _svg(parts, label=label)
+
+
+def calibration_chart(bins: Sequence[Mapping[str, float]], *, label: str) -> Markup:
+    """Bins {confidence, accuracy, n} as dots, larger with more pairs in them; on the diagonal, what is said comes true."""
+    x_ticks, y_ticks = ticks(0.5, 1.0), ticks(0.0, 1.0)
+    x_of = _scale(0.5, 1.0, LEFT, WIDTH - RIGHT)
+    y_of = _scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    parts = [
+        _axes(x_ticks, y_ticks, x_of=x_of, y_of=y_of, x_label="probability it gives"),
+        f'<line class="diagonal" x1="{x_of(0.5):.1f}" y1="{y_of(0.5):.1f}" x2="{x_of(1.0):.1f}" y2="{y_of(1.0):.1f}"/>',
+    ]
+    most = max((bin_["n"] for bin_ in bins), default=1)
+    for bin_ in bins:
+        told = f"gives {bin_['confidence']:.2f}, right {bin_['accuracy']:.2f} of the time, {bin_['n']:g} pairs"
+        parts.append(
+            f'<circle class="dot c0" cx="{x_of(bin_["confidence"]):.1f}" cy="{y_of(bin_["accuracy"]):.1f}" '
+            f'r="{3 + 5 * math.sqrt(bin_["n"] / most):.1f}"><title>{escape(told)}</title></circle>'
+        )
     return _svg(parts, label=label)
 
 
@@ -81,11 +123,13 @@ def stacked_bars(steps: Sequence[float], parts: Mapping[str, Sequence[float]], *
     return _svg(drawn, label=label)
 
 
-def interval_chart(estimates: Sequence[tuple[str, Mapping[str, float]]], *, label: str) -> Markup:
-    """One row for each (name, {mean, low, high}): a dot in its interval, all on one scale."""
+def interval_chart(
+    estimates: Sequence[tuple[str, Mapping[str, float]]], *, label: str, bounds: tuple[float, float] | None = None
+) -> Markup:
+    """One row for each (name, {mean, low, high}): a dot in its interval, all on one scale, from `bounds` if given."""
     width, row = 190, 17
-    low = min(estimate["low"] for _, estimate in estimates)
-    high = max(estimate["high"] for _, estimate in estimates)
+    low = min(estimate["low"] for _, estimate in estimates) if bounds is None else bounds[0]
+    high = max(estimate["high"] for _, estimate in estimates) if bounds is None else bounds[1]
     x_of = _scale(low, high, 6, width - 6)
     drawn = []
     for index, (name, estimate) in enumerate(estimates):

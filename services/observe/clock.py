@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 #: Phases in which an engine, a scorer or the learner computes. Everything else is coordination.
-COMPUTE_PHASES = frozenset({"generate", "score", "update"})
+COMPUTE_PHASES = frozenset({"watch", "generate", "score", "update"})
 
 
 class StepClock:

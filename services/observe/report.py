@@ -16,12 +16,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlft_core.postprocess import POST
 from services.observe import charts, wording
 from services.observe.report_curves import curves_of
+from services.observe.report_reward_model import findings_of
+from services.observe.report_watch import watch_of
 from services.observe.run_files import RunFiles, StageMetrics, read_run
 
 _NUM_OPEN_SAMPLES, _NUM_SAMPLES = 6, 24
 _NUM_CARDS = 4
+_NUM_ABREAST = 3  # more differences would not fit beside the systems
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,12 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that the held-out rows say."""
+    """Everything that the held-out rows say. The first `num_main` of the pairs are the comparisons that say most."""
 
     systems: tuple[str, ...]
+    newest: str
     pairs: tuple[str, ...]
+    num_main: int
     lines: tuple[MetricLine, ...]
     details: tuple[MetricLine, ...]
     cards: tuple[Card, ...]
@@ -70,12 +76,16 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One system's text for one row. `color` is None for the reference; `scores` are (label, value) pairs."""
+    """One system's text for one row. `color` is None for the reference; `scores` are (label, value) pairs.
+
+    `unchanged`: post-processed, and still the text that stands before it.
+    """
 
     system: str
     text: str
     color: int | None
     scores: tuple[tuple[str, str], ...] = ()
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,9 @@ def build_report(run_dir: Path) -> Path:
     Missing files leave their sections out, and the page says so. Raises DataError when a file is damaged.
     """
     run = read_run(run_dir)
+    recorded = {stage.name for stage in run.stages}
+    # A watch looks before the first step is recorded.
+    stages = [*run.stages, *(StageMetrics(name, (), {}) for name in run.watches if name not in recorded)]
     environment = Environment(
         loader=PackageLoader("services.observe"),
         autoescape=True,
@@ -126,10 +139,13 @@ def build_report(run_dir: Path) -> Path:
         name=str(run.recipe.get("name", run_dir.resolve().name)),
         facts=_facts(run),
         evaluation=evaluation_of(run.summary),
-        curves=[curves_of(stage, run.samples) for stage in run.stages],
+        curves=[curves_of(stage, run.samples) for stage in stages],
+        reward_models=[findings_of(stage, result) for stage, result in run.reward_models.items()],
+        watches={stage: watch_of(looks) for stage, looks in run.watches.items()},
         held_out=held_out_of(run.outputs),
         num_open=_NUM_OPEN_SAMPLES,
-        training=[(stage.name, training_samples_of(stage.name, run.samples)) for stage in run.stages],
+        num_abreast=_NUM_ABREAST,
+        training=[(stage.name, training_samples_of(stage.name, run.samples)) for stage in stages],
         times=_times(run.summary),
         total_time=_total_time(run.summary),
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False) if run.recipe else "",
@@ -149,15 +165,19 @@ def evaluation_of(summary: Mapping[str, Any]) -> Evaluation | None:
         return None
     differences: Mapping[str, Any] = summary.get("differences") or {}
     pairs = wording.ordered_pairs(differences, list(systems))
+    main = wording.main_pairs(list(systems))
+    told = {name: pair for name, pair in pairs.items() if pair in main or len(pairs) <= _NUM_ABREAST}
     differences = {name: differences[name] for name in pairs}
     metrics = list(dict.fromkeys(metric for estimates in systems.values() for metric in estimates))
     return Evaluation(
         systems=tuple(map(wording.system_label, systems)),
+        newest=wording.system_label(_newest(systems, pairs)),
         pairs=tuple(map(wording.pair_label, pairs.values())),
+        num_main=len(told),
         lines=tuple(_metric_line(metric, systems, differences) for metric in metrics if not wording.is_detail(metric)),
         details=tuple(_metric_line(metric, systems, differences) for metric in metrics if wording.is_detail(metric)),
         cards=_cards(systems, differences, pairs),
-        sentences=tuple(wording.comparison(pair, differences[name]) for name, pair in pairs.items()),
+        sentences=tuple(wording.comparison(pair, differences[name]) for name, pair in told.items()),
     )
 
 
@@ -194,16 +214,12 @@ def _difference(metric: str, estimate: Mapping[str, float] | None) -> Cell | Non
 def _cards(
     systems: Mapping[str, Any], differences: Mapping[str, Any], pairs: Mapping[str, tuple[str, str]]
 ) -> tuple[Card, ...]:
-    """The metrics with a better and a worse side, of the last system against the one it is first compared with."""
-    last = list(systems)[-1]
+    """The metrics with a better and a worse side, of the newest system against the one it is first compared with."""
+    last = _newest(systems, pairs)
     name = next((name for name, pair in pairs.items() if pair[0] == last), None)
     if name is None:
         return ()
-    directed = [
-        metric
-        for metric in systems[last]
-        if wording.wording(metric).direction and not wording.is_detail(metric) and metric in differences[name]
-    ]
+    directed = [metric for metric in systems[last] if _is_headline(metric) and metric in differences[name]]
     # Clear results first; within them the recipe's own order.
     directed.sort(key=lambda metric: wording.verdict(metric, differences[name][metric]) == wording.NO_DIFFERENCE)
     cards = []
@@ -222,6 +238,16 @@ def _cards(
     return tuple(cards)
 
 
+def _newest(systems: Mapping[str, Any], pairs: Mapping[str, tuple[str, str]]) -> str:
+    """The last system that is not another one post-processed: the later one of the first pair."""
+    return next((later for later, _ in pairs.values()), list(systems)[-1])
+
+
+def _is_headline(metric: str) -> bool:
+    words = wording.wording(metric)
+    return bool(words.direction) and not words.minor and not wording.is_detail(metric)
+
+
 def held_out_of(rows: Sequence[Mapping[str, Any]]) -> list[HeldOut]:
     """Rows spread evenly over the held-out set: chosen by place, never by score."""
     chosen = [rows[index * len(rows) // min(_NUM_SAMPLES, len(rows))] for index in range(min(_NUM_SAMPLES, len(rows)))]
@@ -229,13 +255,16 @@ def held_out_of(rows: Sequence[Mapping[str, Any]]) -> list[HeldOut]:
     for row in chosen:
         metrics: Mapping[str, Mapping[str, float]] = row.get("metrics") or {}
         outputs = [Output(system="Reference", text=str(row.get("reference", "")), color=None)]
-        for color, (system, text) in enumerate((row.get("outputs") or {}).items()):
+        texts: Mapping[str, str] = row.get("outputs") or {}
+        for color, (system, text) in enumerate(texts.items()):
+            unchanged = system.endswith(POST) and texts.get(system.removesuffix(POST)) == text
             scores = tuple(
                 (words.label, words.short(float(number)))
                 for metric, number in metrics.get(system, {}).items()
-                if (words := wording.wording(metric)).direction and not wording.is_detail(metric)
+                if _is_headline(metric) and (words := wording.wording(metric))
             )
-            outputs.append(Output(system=wording.system_label(system), text=str(text), color=color, scores=scores))
+            label = wording.system_label(system)
+            outputs.append(Output(label, str(text), color, () if unchanged else scores, unchanged))
         shown.append(HeldOut(id=str(row.get("id", "")), input=str(row.get("input", "")), outputs=tuple(outputs)))
     return shown
 

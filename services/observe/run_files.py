@@ -35,7 +35,11 @@ class StageMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """A run folder, read. `missing` says in words which parts were not there."""
+    """A run folder, read. `missing` says in words which parts were not there.
+
+    `reward_models` holds what reward-model stages found, `watches` the looks of PPO stages that were watched, by stage;
+    most runs have neither, so they are never missing.
+    """
 
     folder: Path
     recipe: Mapping[str, Any]
@@ -43,6 +47,8 @@ class RunFiles:
     stages: tuple[StageMetrics, ...]
     samples: tuple[Mapping[str, Any], ...]
     outputs: tuple[Mapping[str, Any], ...]
+    reward_models: Mapping[str, Mapping[str, Any]]
+    watches: Mapping[str, tuple[Mapping[str, Any], ...]]
     finished_at_s: float | None
     missing: tuple[str, ...]
 
@@ -70,9 +76,28 @@ def read_run(folder: Path) -> RunFiles:
         stages=_by_stage(rows),
         samples=tuple(samples),
         outputs=tuple(outputs),
+        reward_models=_reward_models(folder),
+        watches=_watches(folder),
         finished_at_s=max(times) if times else None,
         missing=tuple(missing),
     )
+
+
+def _reward_models(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The result.json of every stage that has kinds of bad outputs in it; an evaluation's has none."""
+    results = {path.parent.name: _object(path, [], "") for path in sorted(folder.glob("stages/*/result.json"))}
+    return {stage: result for stage, result in results.items() if "kinds" in result}
+
+
+def _watches(folder: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """The looks in every watch.jsonl in the order of their steps; a step written twice counts as written last."""
+    found: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    for path in sorted(folder.glob("stages/*/watch.jsonl")):
+        rows: list[dict[str, Any]] = list(jsonl.read_rows(path))
+        looks = {int(look.get("step", 0)): look for look in rows}
+        if looks:
+            found[path.parent.name] = tuple(looks[step] for step in sorted(looks))
+    return found
 
 
 def _rows(path: Path, missing: list[str], consequence: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -17,10 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from services.observe.wording import (
+    MINUS,
+    Wording,
     clock_time,
     duration,
     interval,
     is_detail,
+    main_pairs,
     ordered_pairs,
     pair_label,
     printable,
@@ -40,6 +43,7 @@ COLUMNS = (
     ("tokens/per_second", "tok/s", "{:,.0f}", 7),
     ("time/step_s", "s/step", "{:.2f}", 6),
 )
+_PAIRS_ABREAST = 3  # more would not fit on a line
 _RECENT_STEPS = 20  # the time left is told from the mean of so many: early steps are slower than the rest
 
 
@@ -124,8 +128,15 @@ class Terminal:
         """The final tables: metrics down and systems across, then metrics down and paired differences across."""
         self._table("Held-out rows: mean [95 % interval]", system_rows(evaluation))
         rows = difference_rows(evaluation, differences)
-        if len(rows[0]) > 1:
-            self._table("Differences on the same rows: mean [95 % interval]", rows)
+        title = "Differences on the same rows: mean [95 % interval]"
+        for first in range(1, len(rows[0]), _PAIRS_ABREAST):
+            self._table(title, [[row[0], *row[first : first + _PAIRS_ABREAST]] for row in rows])
+            title = "More differences"
+
+    def reward_model(self, name: str, result: Mapping[str, Any]) -> None:
+        """What a reward-model stage found on held-out pairs, as it stands in the stage's result.json."""
+        self._table(f"{name}: how often the reference scores higher, on held-out pairs", reward_model_rows(result))
+        self.line(f"{name}: {reward_model_facts(result)}")
 
     def _table(self, title: str, rows: list[list[str]]) -> None:
         if self._live:
@@ -178,13 +189,10 @@ def system_rows(evaluation: Mapping[str, Estimates]) -> list[list[str]]:
 
 
 def difference_rows(evaluation: Mapping[str, Estimates], differences: Mapping[str, Estimates]) -> list[list[str]]:
-    """Each system against the one before it, and what that says, as text cells, the header first.
-
-    The report has all pairs; side by side they would not fit on a terminal.
-    """
+    """The main comparisons, and what each says, as text cells, the header first. The report has all pairs."""
     systems = list(evaluation)
-    neighbours = set(zip(systems[1:], systems, strict=False))
-    pairs = {name: pair for name, pair in ordered_pairs(differences, systems).items() if pair in neighbours}
+    main = main_pairs(systems)
+    pairs = {name: pair for name, pair in ordered_pairs(differences, systems).items() if pair in main}
     rows = [["", *map(pair_label, pairs.values())]]
     for metric in _metrics(evaluation):
         words = wording(metric)
@@ -195,6 +203,38 @@ def difference_rows(evaluation: Mapping[str, Estimates], differences: Mapping[st
             cells.append(told + (verdict(metric, estimate) if estimate else ""))
         rows.append(cells)
     return rows
+
+
+def reward_model_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Each kind of bad output: how often the reference scored higher, by how much, and how many pairs were made."""
+    percent = Wording("", percent=True)
+    pairs: Mapping[str, Mapping[str, int]] = result.get("pairs") or {}
+    made, skipped = pairs.get("made") or {}, pairs.get("skipped") or {}
+    rows = [["", "Accuracy [95 % interval]", "Mean gap", "Held-out pairs", "Trained on", "Left out"]]
+    for kind, found in result["kinds"].items():
+        accuracy = found["accuracy"]
+        rows.append(
+            [
+                printable(kind.replace("_", " ")),
+                f"{percent.value(accuracy['mean'])} [{interval(percent, accuracy)}]",
+                wording("reward_model").signed(found["gap"]),
+                f"{accuracy['n']:,}",
+                f"{made.get(kind, 0):,}" if made else "",
+                f"{skipped.get(kind, 0):,}" if made else "",
+            ]
+        )
+    overall = result["overall"]
+    rows.append(["all, by row", f"{percent.value(overall['mean'])} [{interval(percent, overall)}]", "", "", "", ""])
+    return rows
+
+
+def reward_model_facts(result: Mapping[str, Any]) -> str:
+    """One line: how well its probabilities are calibrated, and where the references' rewards lie."""
+    calibration, positives = result["calibration"], result["positives"]
+    return (
+        f"calibration error {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}; references have a mean "
+        f"reward of {positives['mean']:.3f} and a standard deviation of {positives['std']:.3f}"
+    ).replace("-", MINUS)
 
 
 def _metrics(evaluation: Mapping[str, Estimates]) -> list[str]:

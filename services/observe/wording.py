@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rlft_core.postprocess import POST
+
 MINUS = "\u2212"
 DASH = "\u2013"
 NO_DIFFERENCE = "no clear difference"
@@ -16,12 +18,16 @@ NO_DIFFERENCE = "no clear difference"
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """A metric's label, whether more of it is better (+1), worse (-1) or neither (0), and how it is written."""
+    """A metric's label, whether more of it is better (+1), worse (-1) or neither (0), and how it is written.
+
+    A `minor` one only says again what another says: it is left out where there is little room.
+    """
 
     label: str
     direction: int = 0
     percent: bool = False
     digits: int = 3
+    minor: bool = False
 
     def value(self, number: float) -> str:
         """`0.891` as `89.1 %` or `0.891`."""
@@ -30,7 +36,7 @@ class Wording:
 
     def short(self, number: float) -> str:
         """The value for one row, where no more is known: `100 %` or `0.36`."""
-        return f"{100 * number:.0f} %" if self.percent else f"{number:.2f}"
+        return (f"{100 * number:.0f} %" if self.percent else f"{number:.2f}").replace("-", MINUS)
 
     def change(self, number: float) -> str:
         """A difference with its sign: `+9.4 points` or `+0.038`."""
@@ -62,6 +68,14 @@ _WORDINGS = {
     "num_words": Wording("Words per output", digits=2),
     "num_tokens": Wording("Tokens per output", digits=2),
     "copy_rate": Wording("Copied from the input", percent=True),
+    "la_rouge1": Wording("Length-adjusted ROUGE-1", direction=1, minor=True),
+    "la_rouge2": Wording("Length-adjusted ROUGE-2", direction=1, minor=True),
+    "la_rougeL": Wording("Length-adjusted ROUGE-L", direction=1, minor=True),
+    "unsupported_numbers": Wording("Numbers not in the input", direction=-1, percent=True),
+    "unsupported_names": Wording("Names not in the input", direction=-1, percent=True),
+    "reward_model": Wording("Reward model", direction=1),
+    "length_penalty": Wording("Length penalty", direction=1),
+    "bertscore": Wording("BERTScore F1", direction=1),
 }
 
 
@@ -82,7 +96,9 @@ def is_detail(metric: str) -> bool:
 
 
 def system_label(name: str) -> str:
-    """`rl` -> `RL`, `mle` -> `MLE`, `base` -> `Base`."""
+    """`rl` -> `RL`, `base` -> `Base`, `mle+post` -> `MLE + post`."""
+    if name.endswith(POST) and name != POST:
+        return f"{system_label(name.removesuffix(POST))} + {POST[1:]}"
     return name.upper() if len(name) <= 3 else name[:1].upper() + name[1:]
 
 
@@ -98,14 +114,30 @@ def split_pair(name: str, systems: Iterable[str]) -> tuple[str, str]:
     return first, second
 
 
+def main_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
+    """The comparisons that say most, (later, earlier), where all of them would be too many.
+
+    First each system against the one before it and, which is the cheap alternative to it, that one post-processed; the
+    newest first. Then post-processed ones among themselves, and against their own plain ones.
+    """
+    plain = [system for system in systems if not (system.endswith(POST) and system.removesuffix(POST) in systems)]
+    steps = list(zip(plain[1:], plain, strict=False))[::-1]
+    pairs = [(later, earlier + suffix) for later, earlier in steps for suffix in ("", POST)]
+    pairs += [(later + POST, earlier + POST) for later, earlier in steps]
+    pairs += [(system + POST, system) for system in plain[::-1]]
+    return [pair for pair in pairs if set(pair) <= set(systems)]
+
+
 def ordered_pairs(differences: Iterable[str], systems: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Each difference's two systems. Neighbours in the order of `systems` come first, the newest before all others."""
+    """Each difference's two systems: `main_pairs` first, then neighbours before others and the newest before older."""
     place = {system: index for index, system in enumerate(systems)}
     pairs = {name: split_pair(name, systems) for name in differences}
+    main = main_pairs(systems)
 
-    def distance(name: str) -> tuple[int, int]:
+    def distance(name: str) -> tuple[int, int, int]:
         first, second = (place.get(system, -1) for system in pairs[name])
-        return abs(first - second), -first
+        rank = main.index(pairs[name]) if pairs[name] in main else len(main)
+        return rank, abs(first - second), -first
 
     return {name: pairs[name] for name in sorted(pairs, key=distance)}
 
@@ -141,21 +173,22 @@ def verdict(metric: str, estimate: Mapping[str, float]) -> str:
 
 
 def comparison(pair: tuple[str, str], metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """What a paired comparison says, in one or two plain sentences."""
+    """What a paired comparison says, in one or two plain sentences. Details and minor metrics are left out."""
     told: dict[str, list[str]] = {}
     for metric, estimate in metrics.items():
-        if is_detail(metric):
-            continue
         words, result = wording(metric), verdict(metric, estimate)
-        first_word = words.label.split("-")[0]
-        label = words.label if first_word.isupper() else words.label[:1].lower() + words.label[1:]
+        if is_detail(metric) or words.minor:
+            continue
+        label = _inside_a_sentence(words.label)
         told.setdefault(result, []).append(
             label if result == NO_DIFFERENCE else f"{label} ({words.change(estimate['mean'])})"
         )
     name, other = (system_label(system) for system in pair)
     clear = [f"{result} on {_listing(told[result])}" for result in ("better", "worse") if result in told]
     clear += [f"{result} in {_listing(told[result])}" for result in ("higher", "lower") if result in told]
-    sentences = [f"Against {other}, {name} is {'; '.join(clear)}."] if clear else []
+    if not clear:
+        return f"Between {other} and {name} there is no clear difference."
+    sentences = [f"Against {other}, {name} is {'; '.join(clear)}."]
     if NO_DIFFERENCE in told:
         sentences.append(f"No clear difference in {_listing(told[NO_DIFFERENCE])}.")
     return " ".join(sentences)
@@ -187,6 +220,12 @@ def clock_time(seconds: float) -> str:
 def printable(text: str) -> str:
     """Text from a model or a data file without control characters: it must not be able to steer a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _inside_a_sentence(label: str) -> str:
+    """Begun in lower case, unless the first word is a name such as ROUGE-L or BERTScore."""
+    first_word = label.split(" ")[0]
+    return label if any(letter.isupper() for letter in first_word.split("-")[0][1:]) else label[:1].lower() + label[1:]
 
 
 def _listing(items: list[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
@@ -37,6 +37,7 @@ from services.pipeline.record import (
 )
 from services.pipeline.stage_evaluate import OUTPUTS, RESULT, run_evaluate
 from services.pipeline.stage_ppo import run_ppo_stage
+from services.pipeline.stage_reward_model import run_reward_model
 from services.pipeline.stage_sft import run_sft
 
 _NOTE_EVERY_S = 10.0
@@ -62,6 +63,8 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
         observer = Observer(info, trackers=make_sinks(recipe.tracking.sinks))
         context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
+        for note in splits.notes:
+            context.notice(note)
         with observer.started():
             _run_stages(context)
         _finish(context)
@@ -131,6 +134,8 @@ async def _noting(work: Coroutine[Any, Any, None], note: Callable[[], None]) -> 
 async def _dispatch(context: RunContext, stage: StageConfig) -> None:
     if isinstance(stage, PpoStage):
         await run_ppo_stage(context, stage)
+    elif isinstance(stage, RewardModelStage):
+        await run_reward_model(context, stage)
     elif isinstance(stage, EvaluateStage):
         await run_evaluate(context, stage)
     else:

@@ -1,27 +1,24 @@
-"""The evaluation stage: several models answer the same held-out rows, greedily, one after the other on one fleet."""
+"""The evaluation stage: several models answer the same held-out rows, one after the other on one fleet."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-import torch
-from safetensors import safe_open
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.rewards import RewardConfig
 from rlft_core.config.stages import EvaluateStage
-from rlft_core.errors import ModelError
+from rlft_core.evaluation.systems import with_postprocessed
 from rlft_core.evaluation.table import evaluate
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.build import build_rewards
 from rlft_core.rewards.embedding import shared_embedder
+from rlft_core.rewards.given import KnownReward
 from rlft_core.rewards.protocol import sample_of
+from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Prompt, RolloutGroup
 from services.cluster.placement import environment, share_of_cores
 from services.cluster.session import num_gpus_here
@@ -30,8 +27,7 @@ from services.pipeline.encoding import encode_prompts
 from services.pipeline.record import write_json
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
-from services.weights.bundle import flatten
-from services.weights.publication import Publication
+from services.weights.folder import publication_of
 
 RESULT = "result.json"
 OUTPUTS = "outputs.jsonl"
@@ -44,6 +40,7 @@ async def run_evaluate(context: RunContext, stage: EvaluateStage) -> None:
     models = {label: context.model_of(source) for label, source in stage.systems.items()}
     first = next(iter(models.values()))
     prompts = _prompts(context, stage, first)
+    sampling = Sampling(stage.temperature, stage.max_tokens)
     fleet = create_fleet(
         context.recipe, stage.rollout, first, on_gpu=num_gpus_here() > 0, notice=context.notice, lora=False
     )
@@ -57,38 +54,21 @@ async def run_evaluate(context: RunContext, stage: EvaluateStage) -> None:
                     with clock("sync"):
                         await fleet.load(publication)
                     with clock("generate"):
-                        answers[label] = list(
-                            await asyncio.gather(*fleet.generate(prompts, Sampling(0.0, stage.max_tokens)))
-                        )
+                        answers[label] = list(await asyncio.gather(*fleet.generate(prompts, sampling)))
                     clock.record({"tokens/prompts": float(len(prompts))})
         finally:
             await fleet.stop()
         env = environment(share_of_cores(1), context.base_dir)
-        measure = _measure.options(runtime_env={"env_vars": env})
-        result = await measure.remote(answers, stage.rewards, context.recipe.seed)
+        gpus = max((reward.gpus_per_actor for reward in stage.reward_models), default=0.0)
+        measure = _measure.options(num_gpus=gpus, runtime_env={"env_vars": env})
+        measured = stage.model_copy(update={"rewards": context.with_models(stage, stage.rewards)})
+        result = await measure.remote(answers, measured, context.recipe.seed)
     outputs = result.pop("outputs")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTPUTS).write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs), encoding="utf-8"
     )
     write_json(folder / RESULT, result)
-
-
-def publication_of(model: str, version: int, dtype: str) -> Publication:
-    """The weights of a model folder as a publication; there is no learner to compare with, so no probe."""
-    manifest, chunks = flatten(_tensors(Path(model)), version=version, dtype=getattr(torch, dtype))
-    return Publication(manifest, tuple(ray.put(chunk) for chunk in chunks), None)
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder} has no safetensors files to load weights from")
-    with ExitStack() as stack:
-        for file in files:
-            reader = stack.enter_context(safe_open(file, framework="pt"))
-            for name in reader.keys():  # noqa: SIM118 - not a dict
-                yield name, reader.get_tensor(name)
 
 
 def _prompts(context: RunContext, stage: EvaluateStage, model: str) -> list[Prompt]:
@@ -103,21 +83,25 @@ def _prompts(context: RunContext, stage: EvaluateStage, model: str) -> list[Prom
         notice=context.notice,
     )
     return [
-        Prompt(row, tuple(tokens), 1, sampling_seed(stage.name, k))
+        Prompt(row, tuple(tokens), 1, sampling_seed(stage.name, k))  # the same seeds for every system
         for k, (row, tokens) in enumerate(zip(fitting.rows, fitting.ids, strict=True))
     ]
 
 
 @ray.remote(num_cpus=0)
-def _measure(answers: dict[str, Sequence[ray.ObjectRef]], rewards: Sequence[RewardConfig], seed: int) -> dict[str, Any]:
+def _measure(answers: dict[str, Sequence[ray.ObjectRef]], stage: EvaluateStage, seed: int) -> dict[str, Any]:
     """In a worker, so that no answer passes through the coordinator."""
     groups: dict[str, list[RolloutGroup]] = {label: ray.get(list(refs)) for label, refs in answers.items()}
-    samples = {
+    plain = {
         label: [sample_of(group.prompt.row, group.completions[0]) for group in found] for label, found in groups.items()
     }
+    samples = with_postprocessed(plain, stage.postprocess, stage.systems_postprocessed)
     embedder = shared_embedder("default", _METRIC_TOKENS)
-    built = [weighted.reward for weighted in build_rewards(rewards)] if rewards else []
-    result = evaluate(samples, rewards=built, embedder=embedder, seed=seed)
+    built = [weighted.reward for weighted in build_rewards(stage.rewards)] if stage.rewards else []
+    every = [sample for found in samples.values() for sample in found]
+    # A reward model reads a row's prompt once for all systems.
+    rewards = [KnownReward.of(reward, every) if isinstance(reward, RewardModelReward) else reward for reward in built]
+    result = evaluate(samples, rewards=rewards, embedder=embedder, seed=seed)
     first = next(iter(samples.values()))
     outputs = [
         {

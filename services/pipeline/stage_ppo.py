@@ -44,7 +44,9 @@ async def run_ppo_stage(context: RunContext, stage: PpoStage) -> None:
     best = services.watch.best_model()
     if best is not None:
         promote(context.stage_folder(stage.name), best.name)
-        context.notice(f"{stage.name}: its model is that of step {services.watch.best_step}, the best on validation rows")
+        context.notice(
+            f"{stage.name}: its model is that of step {services.watch.best_step}, the best on validation rows"
+        )
     services.watch.tidy()
 
 

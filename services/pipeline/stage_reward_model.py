@@ -67,7 +67,7 @@ async def run_reward_model(context: RunContext, stage: RewardModelStage) -> None
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         result["pairs"] = {"made": dict(negatives.made), "skipped": dict(negatives.skipped)}
         write_json(folder / RESULT, result)
-        getattr(context.observer.terminal, "reward_model", lambda *_: None)(stage.name, result)
+        context.observer.terminal.reward_model(stage.name, result)
     else:
         context.notice(f"{stage.name}: there are no validation rows, so nobody knows how well it tells good from bad")
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from rlft_core.config.load import load_recipe, parse_recipe, read_yaml
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -70,7 +70,8 @@ def test_the_recipes_that_come_with_rlft_parse(path: Path) -> None:
     recipe = load_recipe(path)
     first, *middle, evaluate = recipe.stages
     assert isinstance(first, SftStage)
-    assert all(isinstance(stage, PpoStage) for stage in middle)
+    assert all(isinstance(stage, PpoStage | RewardModelStage) for stage in middle)
+    assert any(isinstance(stage, PpoStage) for stage in middle)
     assert isinstance(evaluate, EvaluateStage)
     assert {"sft", "ppo"} <= set(evaluate.systems.values())
 
@@ -78,7 +79,7 @@ def test_the_recipes_that_come_with_rlft_parse(path: Path) -> None:
 def repeated_defaults(section: BaseModel, place: str) -> list[str]:
     """Keys of a parsed recipe that were given and have the value they would have had anyway."""
     found = []
-    for key in sorted(section.model_fields_set - {"type", "check"}):
+    for key in sorted(section.model_fields_set - {"type", "check", "kind"}):
         value, default = getattr(section, key), type(section).model_fields[key].get_default(call_default_factory=True)
         if value == default:
             found.append(f"{place}.{key}")

@@ -105,10 +105,10 @@ def test_check_disjoint_reports_count_and_first_names() -> None:
     with pytest.raises(DataError) as caught:
         check_disjoint(Splits(train, (), test))
     message = str(caught.value)
-    assert "5 rows of test have the same input as a row of train" in message
+    assert "5 of 5 rows of test have the same input as a row of train" in message
     assert "train:1 = test:1, train:2 = test:2, train:3 = test:3 …" in message
     assert "Remove them" in message
-    with pytest.raises(DataError, match="1 rows of validation have the same family as a row of train: t:0 = v:0"):
+    with pytest.raises(DataError, match="1 of 1 rows of validation have the same family as a row of train: t:0 = v:0"):
         check_disjoint(
             Splits(tuple(rows_of([4])), (Row("v:0", "y", "o", {"family": "f4"}),), ()), family_field="family"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,11 @@ def test_literal_values_of_every_metric() -> None:
         "repetition_share": [0.0, 0.5],
         "ended_by_eos": [1.0, 0.0],
         "copy_rate": [1.0, 0.0],
+        "la_rouge1": [10 / 11 * math.exp(1 - 6 / 5), 0.0],
+        "la_rouge2": [2 * 3 / (5 + 4) * math.exp(1 - 6 / 5), 0.0],
+        "la_rougeL": [10 / 11 * math.exp(1 - 6 / 5), 0.0],
+        "unsupported_numbers": [0.0, 0.0],
+        "unsupported_names": [0.0, 0.0],
     }
     assert list(found) == list(expected)
     for metric, values in expected.items():
@@ -75,4 +81,20 @@ def test_copy_rate_matches_a_plain_count(output: list[str], source: list[str], n
     hits = sum(any(source[k : k + size] == output[s : s + size] for k in range(len(source))) for s in starts)
     expected = hits / len(starts) if len(starts) else 0.0
     found = text.copy_rate([sample(" ".join(output), given=" ".join(source))], ngram=ngram)
+    assert found == [pytest.approx(expected, abs=1e-12)]
+
+
+@pytest.mark.parametrize(
+    "output, reference, expected",
+    [
+        ("a b", "a b", 0.8),
+        ("a b c d", "a b", 0.8 * math.exp(-1)),
+        ("a", "a b", 0.8 * math.exp(-1)),  # too short costs as much as too long
+        ("a b c", "a b", 0.8 * math.exp(-0.5)),
+        (" ", "a b", 0.0),
+        ("a", " ", 0.0),
+    ],
+)
+def test_length_adjustment_literal_values(output: str, reference: str, expected: float) -> None:
+    found = text.length_adjusted([sample(output, reference=reference)], [0.8])
     assert found == [pytest.approx(expected, abs=1e-12)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlft_core.errors import CheckpointError, RewardError
-from services.learner.mailbox import LearnerRestarted, Mailbox, Standing
+from services.learner.mailbox import Keep, LearnerRestarted, Mailbox, Standing
 from services.weights.bundle import Manifest
 from services.weights.publication import Publication
 
@@ -225,3 +225,52 @@ def test_a_coordinator_that_ends_without_writing_a_step_down_forbids_saving_it()
         assert await saving is False
 
     run(test)
+
+
+def test_a_model_is_kept_by_all_ranks_between_two_steps() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        waiting = await still_waiting(box.take(0, 0))
+        keeping = await still_waiting(box.keep("best-000000"))
+        assert await waiting == Keep("best-000000")
+        assert await box.take(0, 1) == Keep("best-000000")
+        await box.kept()
+        await keeping
+        # The order is withdrawn: the next work is the step.
+        again = await still_waiting(box.take(0, 0))
+        delivered = await still_waiting(box.deliver(0, SHARDS))
+        assert await again == ["a", "b"]
+        delivered.cancel()
+
+    run(test)
+
+
+def test_a_learner_that_dies_while_it_keeps_a_model_tells_whoever_waits() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        keeping = await still_waiting(box.keep("best-000004"))
+        await box.register(standing(2), publication(2))
+        with pytest.raises(LearnerRestarted, match="step 2"):
+            await keeping
+        # Nothing of the order is left for the learner that came back.
+        await still_waiting(box.take(2, 0))
+
+    run(test)
+
+
+def test_the_end_and_failures_reach_whoever_waits_for_a_model() -> None:
+    async def closed(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        keeping = await still_waiting(box.keep("best-000000"))
+        await box.close()
+        await keeping
+
+    async def failed(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        keeping = await still_waiting(box.keep("best-000000"))
+        await box.fail(CheckpointError("disk full"))
+        with pytest.raises(CheckpointError, match="disk full"):
+            await keeping
+
+    run(closed)
+    run(failed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlft_core.errors import ConfigError, DataError, ModelError
-from tests.unit.plan.parts import refusal, write_rows
+from tests.unit.plan.parts import plan_of, refusal, write_rows
 
 
 def test_a_data_file_that_is_not_there(base: Path) -> None:
@@ -43,7 +43,18 @@ def test_an_empty_file(base: Path) -> None:
 def test_a_row_on_two_sides(base: Path) -> None:
     write_rows(base / "test.jsonl", 2, first=58)
     message = refusal(base, error=DataError)
-    assert "2 rows of test have the same input as a row of train" in message
+    assert "2 of 2 rows of test have the same input as a row of train: train:59 = test:1, train:60 = test:2." in message
+    assert "or go on with data.on_two_sides: allow" in message
+
+
+def test_rows_on_two_sides_that_are_allowed_are_told(base: Path) -> None:
+    write_rows(base / "test.jsonl", 4, first=58)
+    notes = plan_of(base, "data.on_two_sides=allow", "data.family_field=family").notes
+    told = [note for note in notes if "rows of test have the same" in note]
+    assert [note.split(" as a row of train")[0] for note in told] == [
+        "2 of 4 rows of test have the same input",
+        "2 of 4 rows of test have the same family",
+    ]
 
 
 @pytest.mark.parametrize(

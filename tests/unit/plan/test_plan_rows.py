@@ -38,3 +38,20 @@ def test_a_family_is_never_split(base: Path) -> None:
     write_rows(base / "train.jsonl", 30, family="same")
     with pytest.raises(DataError, match="no row for test"):
         rows_of(recipe_in(base, "data.test=10", "data.family_field=family").data, base, 0)
+
+
+def test_rows_on_two_sides_are_counted_among_the_rows_in_use(base: Path) -> None:
+    write_rows(base / "test.jsonl", 4, first=58)
+    write_rows(base / "held.jsonl", 3, first=60)
+    allowed = ("data.on_two_sides=allow", "data.validation=held.jsonl")
+    found = rows_of(recipe_in(base, *allowed).data, base, 0)
+    assert [len(side) for side in (found.train, found.validation, found.test)] == [60, 3, 4]
+    assert found.notes == (
+        "2 of 4 rows of test have the same input as a row of train: train:59 = test:1, train:60 = test:2. "
+        "Results on test may be too good.",
+        "2 of 4 rows of test have the same input as a row of validation: held:1 = test:3, held:2 = test:4. "
+        "Results on test are not independent of what was chosen on validation.",
+    )
+    assert len(rows_of(recipe_in(base, *allowed, "data.limit=58").data, base, 0).notes) == 1
+    with pytest.raises(DataError, match=r"2 of 4 rows of test .* train:60 = test:2\. .* 2 of 4 rows of test .* held:1"):
+        rows_of(recipe_in(base, "data.validation=held.jsonl").data, base, 0)
