@@ -21,7 +21,7 @@ class _Negative(Strict):
     name: str | None = Field(default=None, min_length=1, pattern=r"^[^/]+$")
     """Name in tables and metrics. Default: the kind."""
     share: PositiveFloat = 1.0
-    """How often this kind is used, relative to the shares of the others."""
+    """How often this kind is used, relative to the others, as far as a row gets no kind twice while another is left."""
 
     @property
     def label(self) -> str:
@@ -124,7 +124,7 @@ class ModelSamplesConfig(_Negative):
 
 
 class HallucinatedConfig(_Negative):
-    """The output with numbers, names or other capitalised words exchanged for others of their type from the data."""
+    """The output with numbers or names, or long words where it has neither, exchanged for others from the data."""
 
     kind: Literal["hallucinated"] = "hallucinated"
     """Which kind this is."""

@@ -105,7 +105,13 @@ def make_contrasts(context: RunContext, stage: RewardModelStage, start: str, sam
     """
     recipe = context.recipe
     tokenizer = load_tokenizer(start, trust_remote_code=recipe.model.trust_remote_code)
-    corpus = make_corpus(context.splits.train, stage.negatives, tokenizer=tokenizer, samples=samples)
+    corpus = make_corpus(
+        context.splits.train,
+        stage.negatives,
+        tokenizer=tokenizer,
+        samples=samples,
+        family_field=recipe.data.family_field,
+    )
     found = Negatives([], [], Counter(), Counter())
     total = stage.num_steps * stage.batch_rows
     epoch = 0
