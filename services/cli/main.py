@@ -1,7 +1,9 @@
 """The command line. Heavy imports stand inside the commands, so that `rlft --help` answers at once.
 
+    rlft init DATA_FILE  a recipe for your data file, with its reasons
     rlft run RECIPE      all stages; started again, it goes on where it stopped
     rlft check RECIPE    everything that can be known beforehand, and the plan; starts nothing
+    rlft negatives RECIPE  the bad outputs that its reward model learns from, side by side
     rlft doctor          what this machine has and how to mend what is missing
     rlft report RUN      build a run's HTML report again
     rlft version
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlft_core.errors import RlftError, ServiceError, UserError
+from services.cli.init import init
 
 if TYPE_CHECKING:
     from rlft_core.config import Recipe
@@ -53,6 +56,8 @@ Overrides = Annotated[
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+app.command()(init)
 
 
 @app.command()
@@ -102,6 +107,25 @@ def check(
         console = plan_console()
         show_plan(plan, console)
         console.print("Ready to run.", style="green")
+
+
+@app.command()
+def negatives(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many rows to show, spread over the data.")] = 5,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Which reward model, where the recipe has several.")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Show the bad outputs that a recipe's reward model learns from, and how many each kind gives. Starts nothing."""
+    with told(debug):
+        loaded = prepared_recipe(recipe, overrides or [])
+        from services.cli.negatives import show_negatives
+
+        show_negatives(loaded, stage_name=stage, num_shown=show, base_dir=Path.cwd(), runs_dir=runs_dir)
 
 
 @app.command()

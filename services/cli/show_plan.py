@@ -77,7 +77,7 @@ def _processes(plan: Plan) -> Table:
         for index, actor in enumerate(stage.actors):
             name = stage.name if index == 0 else ""
             memory = _gib(actor.memory_bytes) + (" (GPU)" if actor.num_gpus and actor.memory_bytes is not None else "")
-            told = (f"{actor.num_cpus:g}", str(actor.num_gpus), memory)
+            told = (f"{actor.num_cpus:g}", f"{actor.num_gpus:g}", memory)
             table.add_row(name, f"{actor.count} x {actor.role}", *told)
         if len(stage.actors) > 1 or any(actor.count > 1 for actor in stage.actors):
             table.add_row("", "together", *_sum(stage), style="dim")
@@ -86,7 +86,7 @@ def _processes(plan: Plan) -> Table:
 
 def _sum(stage: StagePlan) -> tuple[str, str, str]:
     memory = "" if all(actor.num_gpus for actor in stage.actors) else _gib(stage.memory_bytes)
-    return f"{stage.num_cpus:g}", str(stage.num_gpus), memory
+    return f"{stage.num_cpus:g}", f"{stage.num_gpus:g}", memory
 
 
 def _table() -> Table:

@@ -55,10 +55,22 @@ def test_commands_and_options_are_these() -> None:
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert found == {
+        "init": [
+            "--debug",
+            "--force",
+            "--input",
+            "--instruction",
+            "--model",
+            "--name",
+            "--out",
+            "--output",
+            "data_file",
+        ],
         "run": ["--debug", "--fresh", "--name", "--runs-dir", "--set", "recipe"],
         "check": ["--debug", "--no-tokenizer", "--runs-dir", "--set", "--tokenizer", "recipe"],
         "doctor": ["--json"],
-        "report": ["--debug", "--runs-dir", "run"],
+        "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
+    "report": ["--debug", "--runs-dir", "run"],
         "version": [],
     }
 
