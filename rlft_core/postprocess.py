@@ -12,9 +12,6 @@ from collections.abc import Sequence
 
 from rlft_core.config.postprocess import PostprocessConfig
 
-POST = "+post"
-"""What is added to a system's label when its outputs are post-processed."""
-
 _ABBREVIATION = re.compile(
     r"(?:a\.k\.a|al|approx|ca|cf|co|corp|dept|dr|e\.g|est|etc|i\.e|inc|incl|jr|ltd|mr|mrs|ms|prof|resp|sr|st|u\.k|u\.s|"
     r"viz|vs)\.",

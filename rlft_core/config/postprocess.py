@@ -7,6 +7,9 @@ from pydantic import PositiveInt, model_validator
 from rlft_core.config.base import Strict
 from rlft_core.config.checks import Words
 
+POST = "+post"
+"""What is added to a system's label where its outputs are post-processed."""
+
 
 class PostprocessConfig(Strict):
     """Steps in the order of these keys; what is not switched on does nothing."""

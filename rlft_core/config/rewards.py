@@ -33,6 +33,8 @@ from rlft_core.config.checks import (
     distinct_labels,
 )
 
+REWARD_FACTS = "rlft_reward.json"
+"""What stands beside a reward model's weights: how texts are put to it, and its normalisation."""
 RESERVED_REWARD_NAMES = frozenset({"total"})
 
 

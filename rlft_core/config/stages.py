@@ -16,7 +16,7 @@ from rlft_core.config.algorithms import (
 )
 from rlft_core.config.base import Strict
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfigs
-from rlft_core.config.postprocess import PostprocessConfig
+from rlft_core.config.postprocess import POST, PostprocessConfig
 from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
@@ -248,6 +248,9 @@ class EvaluateStage(Strict):
             raise ValueError(
                 f"postprocessed: '{unknown[0]}' is none of the systems; there are: {', '.join(self.systems)}"
             )
+        taken = [label for label in self.systems_postprocessed if f"{label}{POST}" in self.systems]
+        if taken:
+            raise ValueError(f"systems: '{taken[0]}{POST}' is the name of '{taken[0]}' post-processed; choose another")
         if self.postprocessed and self.postprocess is None:
             raise ValueError("postprocessed names systems, but postprocess says nothing; give it at least one step")
         return self

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from rlft_core.config.postprocess import PostprocessConfig
-from rlft_core.postprocess import POST, postprocess
+from rlft_core.config.postprocess import POST, PostprocessConfig
+from rlft_core.postprocess import postprocess
 from rlft_core.rewards.protocol import Sample
 
 

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from rlft_core.config.rewards import REWARD_FACTS
 from rlft_core.errors import ModelError
 from rlft_core.models.attention import AttentionKind, DeviceRows
 from rlft_core.models.dense import DENSE_ATTENTION
 from rlft_core.models.flex import FLEX_ATTENTION
 from rlft_core.models.policy import hidden_states
-
-FACTS = "rlft_reward.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,17 @@ class RewardFacts:
 
     def write(self, folder: Path) -> None:
         """Put it beside the weights."""
-        (folder / FACTS).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / REWARD_FACTS).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
 
     @staticmethod
     def read(folder: Path | str) -> RewardFacts:
         """Inverse of `write`. Raises ModelError when the folder is no reward model of rlft's."""
         try:
-            return RewardFacts(**json.loads(Path(folder, FACTS).read_text(encoding="utf-8")))
+            return RewardFacts(**json.loads(Path(folder, REWARD_FACTS).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{folder} is no reward model that rlft has trained: it has no readable {FACTS}. Give the folder `model` of "
-                "a stage of type reward_model"
+                f"{folder} is no reward model that rlft has trained: it has no readable {REWARD_FACTS}. Give the folder `model` "
+                "of a stage of type reward_model"
             ) from error
 
 

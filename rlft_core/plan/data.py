@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rlft_core.config.negatives import IrrelevantConfig, ModelSamplesConfig, RandomTokensConfig
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 from rlft_core.data import Splits, check_lengths, encode_prompt, encode_target, placeholders, render
 from rlft_core.errors import ConfigError, DataError, ModelError, UserError
+from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
+from rlft_core.negatives import make_corpus
 from rlft_core.plan.types import PromptLengths
 from rlft_core.rewards.check import check_references, check_rewards
 from rlft_core.types import Row
@@ -67,6 +70,30 @@ def check_stage_rewards(recipe: Recipe, splits: Splits) -> None:
             check_references(stage.rewards, rows)
         if isinstance(stage, PpoStage) and all(reward.weight == 0 for reward in stage.rewards):
             raise ConfigError(f"{key}: every weight is 0, so there is nothing to learn; give one of them a weight")
+
+
+def check_negatives(recipe: Recipe, splits: Splits) -> None:
+    """See that the rows allow every kind of negative, and import users' kinds, before an hour is spent on the stage before.
+
+    Samples of the model and similarities of meaning come later: here `irrelevant` draws among all rows.
+
+    Raises:
+        ConfigError, DataError: naming the stage's key and the kind.
+    """
+    for stage in recipe.stages:
+        if not isinstance(stage, RewardModelStage):
+            continue
+        needs_more = (ModelSamplesConfig, RandomTokensConfig)
+        kinds = [
+            kind.model_copy(update={"nearest": 0}) if isinstance(kind, IrrelevantConfig) else kind
+            for kind in stage.negatives
+            if not isinstance(kind, needs_more)
+        ]
+        with naming(f"stages.{stage.name}.negatives"):
+            make_corpus(splits.train, kinds, family_field=recipe.data.family_field)
+            for kind in stage.negatives:
+                if isinstance(kind, IrrelevantConfig) and kind.nearest:
+                    embedding_model_dir() if kind.model == DEFAULT_MODEL else resolve_model(kind.model)
 
 
 def check_tokens(

@@ -13,7 +13,7 @@ from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
-from rlft_core.plan.data import check_stage_rewards, check_template, check_tokens, rows_used
+from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
 from rlft_core.plan.model import FoundModel, check_fits, find_model
 from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
@@ -39,6 +39,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     splits = rows_of(recipe.data, base_dir, recipe.seed)
     warnings = check_template(recipe, splits)
     check_stage_rewards(recipe, splits)
+    check_negatives(recipe, splits)
     model = find_model(recipe, convert=encode)
     if model.size is not None:
         check_fits(recipe, model.size, num_gpus=available.num_gpus)

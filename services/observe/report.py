@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlft_core.postprocess import POST
+from rlft_core.config.postprocess import POST
 from services.observe import charts, wording
 from services.observe.report_curves import curves_of
 from services.observe.report_reward_model import findings_of

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlft_core.postprocess import POST
+from rlft_core.config.postprocess import POST
 
 MINUS = "\u2212"
 DASH = "\u2013"

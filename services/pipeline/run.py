@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging as transformers_logging
+
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data.prepare import rows_of
@@ -49,6 +51,7 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
     `fresh` moves earlier results of this run aside first. Raises UserError for what a person can mend and ServiceError
     for what failed while running; the run can be started again and goes on where it stopped.
     """
+    transformers_logging.disable_progress_bar()  # a bar for each load of weights tells nobody anything
     # Ray sets the workers' directory; their paths must not depend on it.
     folder = (runs_dir / recipe.name).absolute()
     splits = rows_of(recipe.data, base_dir, recipe.seed)

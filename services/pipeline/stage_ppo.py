@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.models.loading import load_tokenizer
@@ -67,7 +67,7 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
     fleet = create_fleet(
         recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
     )
-    scorers = create_scorers(context, stage)
+    scorers = create_scorers(stage, context.with_models(stage, stage.rewards), context.base_dir)
     learner = create_learner(context, stage, start, (prompts.ids[0], encode_target(tokenizer, prompts.rows[0].output)))
     source = PromptSource(
         prompts.rows,
@@ -110,11 +110,10 @@ def _watched_prompts(context: RunContext, stage: PpoStage, tokenizer: Any) -> li
     ]
 
 
-def create_scorers(context: RunContext, stage: PpoStage) -> ScorerPool:
-    """Start the reward actors of a stage, and those of its reward models."""
-    rewards = context.with_models(stage, stage.rewards)
+def create_scorers(stage: PpoStage, rewards: tuple[RewardConfig, ...], search_path: Path) -> ScorerPool:
+    """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name."""
     models = [reward for reward in rewards if isinstance(reward, RewardModelConfig)]
-    search_path, may_skip = context.base_dir, stage.max_skipped_samples > 0
+    may_skip = stage.max_skipped_samples > 0
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
     actor = ray.remote(ScoringActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)

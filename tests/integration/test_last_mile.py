@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.models.reward_model import RewardFacts
+from rlft_core.models.tiny import make_tiny_model
 from rlft_core.rewards.protocol import Sample
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Row
 from tests.integration.support import (
+    ROOT,
     evaluate,
     finish_run,
     metrics_of,
@@ -120,10 +126,50 @@ def test_transformers_loads_the_reward_model_and_finds_the_same_rewards(finished
 
 
 def sample(text: str, index: int) -> Sample:
-    import numpy as np
-
     row = Row(f"row-{index}", f"reads file {index}", "a small file tool", {"input": f"reads file {index}"})
     return Sample(row, text, np.zeros(3, np.int32), "stop")
+
+
+def test_other_columns_other_lengths_and_another_model(tmp_path: Path) -> None:
+    """`rlft init` on a CSV file with its own column names and a model of another family without a chat template, then the run."""
+    model = make_tiny_model(tmp_path / "model", family="qwen2", vocab=400)
+    (model / "chat_template.jinja").unlink()
+    things = ("lamp", "chair", "table", "mirror", "carpet", "kettle", "spoon", "basket")
+    lines = ["text,headline"]
+    for k in range(60):
+        thing, other = things[k % 8], things[(k + 3) % 8]
+        lines.append(f"The {thing} number {k} is sold together with a {other} in our shop,{thing} {k} with {other}")
+    (tmp_path / "shop.csv").write_text("\n".join(lines) + "\n")
+    command = [
+        sys.executable,
+        "-m",
+        "services.cli.main",
+        "init",
+        "shop.csv",
+        "--model",
+        str(model),
+        "--out",
+        "recipe.yaml",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=120)
+    small = {
+        "sft": ("num_steps=4", "validate_every=2", "optimizer.warmup_steps=0"),
+        "reward_model": ("num_steps=3", "optimizer.warmup_steps=0", "rollout.kv_cache_mb=32"),
+        "ppo": (
+            "num_steps=2",
+            "prompts_per_step=2",
+            "samples_per_prompt=4",
+            "optimizer.warmup_steps=0",
+            "rollout.kv_cache_mb=32",
+        ),
+        "evaluate": ("rollout.kv_cache_mb=32",),
+    }
+    finish_run(tmp_path, *(f"stages.{stage}.{change}" for stage, changes in small.items() for change in changes))
+    (folder,) = (tmp_path / "runs").iterdir()
+    systems = json.loads((folder / "summary.json").read_text())["evaluation"]
+    assert {"base", "mle", "mle+post", "rl", "rl+post"} <= set(systems)
+    assert "shop" in (folder / "report.html").read_text()
 
 
 HACK = '''

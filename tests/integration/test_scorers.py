@@ -52,7 +52,8 @@ def own(tmp_path: Path) -> Path:
 
 
 def pool_of(own: Path, *rewards: RewardConfig, **changes: Any) -> ScorerPool:
-    return create_scorers(PpoStage.model_validate(ppo(**changes) | {"rewards": list(rewards)}), own)
+    stage = PpoStage.model_validate(ppo(**changes) | {"rewards": list(rewards)})
+    return create_scorers(stage, stage.rewards, own)
 
 
 def group(number: int, *texts: str) -> RolloutGroup:

@@ -70,7 +70,7 @@ def test_commands_and_options_are_these() -> None:
         "check": ["--debug", "--no-tokenizer", "--runs-dir", "--set", "--tokenizer", "recipe"],
         "doctor": ["--json"],
         "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
-    "report": ["--debug", "--runs-dir", "run"],
+        "report": ["--debug", "--runs-dir", "run"],
         "version": [],
     }
 

@@ -28,7 +28,9 @@ def contrasts(num_rows: int = 5, *, seed: int = 0) -> list[TokenContrast]:
         return tuple(rng.integers(0, 300, size=rng.integers(low, high)).tolist())
 
     return [
-        TokenContrast(ids(2, 9), ids(1, 7), tuple(ids(1, 7) for _ in range(1 + row % 3)), ("a", "b", "c")[: 1 + row % 3])
+        TokenContrast(
+            ids(2, 9), ids(1, 7), tuple(ids(1, 7) for _ in range(1 + row % 3)), ("a", "b", "c")[: 1 + row % 3]
+        )
         for row in range(num_rows)
     ]
 
