@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from rlft_core.config.base import Strict
 
@@ -20,8 +28,9 @@ class _Negative(Strict):
     """Which kind this is."""
     name: str | None = Field(default=None, min_length=1, pattern=r"^[^/]+$")
     """Name in tables and metrics. Default: the kind."""
-    share: PositiveFloat = 1.0
-    """How often this kind is used, relative to the others, as far as a row gets no kind twice while another is left."""
+    share: NonNegativeFloat = 1.0
+    """How often this kind is used, relative to the shares of the others. A row gets no kind twice while it has not had all
+    of them. 0: never trained on, only measured."""
 
     @property
     def label(self) -> str:
@@ -189,6 +198,8 @@ def distinct_kinds(kinds: tuple[NegativeConfig, ...]) -> tuple[NegativeConfig, .
         if kind.label in seen:
             raise ValueError(f"two kinds are called {kind.label!r}: give one of them another `name`")
         seen.add(kind.label)
+    if not any(kind.share for kind in kinds):
+        raise ValueError("every share is 0, so there is nothing to train on; give one of the kinds a share")
     return kinds
 
 

@@ -26,7 +26,8 @@ def make_negatives(
     """`per_row` negatives for each row, their kinds drawn by share.
 
     A row gets no kind a second time while it has not had all of them, so shares decide which kinds it lacks. A kind that
-    cannot give a negative is counted as skipped, is not asked again for this row, and another one takes its place.
+    cannot give a negative is counted as skipped, is not asked again for this row, and another one takes its place. A kind
+    whose share is 0 is never drawn.
     """
     counts, skipped = _zeros(kinds), Counter[str]()
     contrasts = []
@@ -59,7 +60,7 @@ def _drawn(
 ) -> list[Negative]:
     """The negatives of one row; fewer than `per_row` when the kinds that work for it run out of new ones."""
     found: list[Negative] = []
-    able = list(kinds) if row.output.strip() else []
+    able = [kind for kind in kinds if kind.share] if row.output.strip() else []
     turn = 0
     while able and len(found) < per_row:
         order = weighted_order(stream(seed, row.id, turn), [kind.share for kind in able])

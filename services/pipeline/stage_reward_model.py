@@ -157,7 +157,7 @@ def tell(context: RunContext, stage: RewardModelStage, negatives: Negatives) -> 
         context.observer.terminal.line(
             f"{stage.name}: could not be made, equal the reference, or are too long, and were replaced or left out: {told}"
         )
-    never = [kind.label for kind in stage.negatives if not negatives.made[kind.label]]
+    never = [kind.label for kind in stage.negatives if kind.share and not negatives.made[kind.label]]
     if never:
         context.notice(f"{stage.name}: no row gave a negative of {', '.join(never)}; the reward model will not know it")
     if negatives.skipped[LEFT_OUT]:

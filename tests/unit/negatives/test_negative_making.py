@@ -159,3 +159,10 @@ def test_no_rows_and_no_kinds_make_nothing() -> None:
     assert make_negatives([], corpus, KINDS, per_row=2, seed=0).contrasts == ()
     made = make_negatives(ROWS, corpus, [], per_row=2, seed=0)
     assert (made.contrasts, made.counts, made.skipped) == ((), {}, {NO_NEGATIVES: 8})
+
+
+def test_a_kind_without_a_share_is_measured_but_never_trained_on() -> None:
+    kinds = (ShuffledConfig(), TyposConfig(share=0.0), TruncatedConfig())
+    corpus = make_corpus(ROWS, kinds)
+    assert make_negatives(ROWS, corpus, kinds, per_row=3, seed=0).counts["typos"] == 0
+    assert one_of_each(ROWS, corpus, kinds, seed=0).counts["typos"] == len(ROWS)
