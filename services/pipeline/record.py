@@ -28,6 +28,7 @@ _NOT_DECISIVE: dict[str, Any] = {
     "checkpoint": True,
     "log_samples_every": True,
     "num_scorers": True,
+    "rewards": {"__all__": {"num_actors", "cpus_per_actor", "gpus_per_actor"}},
     "show_samples": True,
 }
 """Keys that say where or how fast a stage runs: a run may be resumed with others."""

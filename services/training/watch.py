@@ -71,10 +71,16 @@ class Watch:
 
     def best_model(self) -> Path | None:
         """The folder that should become the stage's model instead of the last step's, if any."""
-        if self.config is None or self.best_step is None:
+        if self.config is None or self.best_step in (None, self.num_steps):
             return None
-        wanted = self.stopped or (self.config.keep_best and self.best_step != self.num_steps)
-        return self.folder / _name(self.best_step) if wanted else None
+        assert self.best_step is not None
+        folder = self.folder / _name(self.best_step)
+        if not (self.stopped or self.config.keep_best):
+            return None
+        if not folder.is_dir():  # an interrupted run that did not come out the same the second time
+            self.notice(f"the best model, of step {self.best_step}, is no longer there; the last one is kept")
+            return None
+        return folder
 
     def tidy(self) -> None:
         """Remove the models that were kept: the one that counts has become the stage's."""
