@@ -71,6 +71,7 @@ class Recipe(Strict):
             if stage.name in seen:
                 raise ValueError(f"{where}: another stage has this name; give each a `name` of its own")
             self._check_sources(where, stage, seen)
+            self._check_labels(where, stage, seen)
             self._check_lengths(where, stage)
             seen.append(stage.name)
         return self
@@ -90,6 +91,23 @@ class Recipe(Strict):
                 raise ValueError(f"{where}: needs data.{stage.split}; give a file or a number of rows to set aside")
         elif self.data.validation is None and (feature := _feature_that_validates(stage)):
             raise ValueError(f"{where}: {feature} needs data.validation; give a file or a number of rows to set aside")
+
+    def _check_labels(self, where: str, stage: StageConfig, seen: list[str]) -> None:
+        """summary.json and the report know a system by its label alone."""
+        if not isinstance(stage, EvaluateStage):
+            return
+        earlier = {
+            label: name
+            for name in seen
+            if isinstance(other := self.stage(name), EvaluateStage)
+            for label in other.systems
+        }
+        twice = [label for label in stage.systems if label in earlier]
+        if twice:
+            raise ValueError(
+                f"{where}: stage '{earlier[twice[0]]}' has a system '{twice[0]}' already; give this one another label, for "
+                f"instance {twice[0]}_{stage.name}"
+            )
 
     def _check_reward_models(self, where: str, stage: EvaluateStage | PpoStage, known: list[str]) -> None:
         there = ", ".join(known) or "none"

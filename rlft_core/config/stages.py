@@ -94,7 +94,7 @@ class RewardModelStage(Strict):
     """Bradley-Terry: by how much higher, before the loss is satisfied."""
     normalize: bool = True
     """Shift and scale the reward so that references have mean 0 and standard deviation 1."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-5, warmup_steps=5)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4, warmup_steps=5)
     """AdamW and its schedule."""
     learner: LearnerConfig = LearnerConfig()
     """The learner's processes and memory."""

@@ -153,7 +153,8 @@ def _finish(context: RunContext) -> None:
     terminal = context.observer.terminal
     for stage in context.recipe.stages:
         if isinstance(stage, EvaluateStage):
-            terminal.evaluation(summary["evaluation"], summary["differences"])
+            found = json.loads((context.stage_folder(stage.name) / RESULT).read_text(encoding="utf-8"))
+            terminal.evaluation(found["evaluation"], found["differences"])
             rows = [json.loads(line) for line in (context.stage_folder(stage.name) / OUTPUTS).open(encoding="utf-8")]
             terminal.samples(rows, list(stage.systems), limit=stage.show_samples)
     terminal.line(f"report: {report}")
