@@ -70,7 +70,7 @@ def test_the_recipes_that_come_with_rlft_parse(path: Path) -> None:
     recipe = load_recipe(path)
     first, *middle, evaluate = recipe.stages
     assert isinstance(first, SftStage)
-    assert all(isinstance(stage, PpoStage | RewardModelStage) for stage in middle)
+    assert all(isinstance(stage, PpoStage | RewardModelStage | EvaluateStage) for stage in middle)
     assert any(isinstance(stage, PpoStage) for stage in middle)
     assert isinstance(evaluate, EvaluateStage)
     assert {"sft", "ppo"} <= set(evaluate.systems.values())
