@@ -18,6 +18,10 @@ from services.observe.wording import compact
 PANELS = (
     ("reward/mean", "Reward", "before KL shaping"),
     ("loss/mean", "Loss", "nats per token"),
+    ("loss/validation", "Loss on validation rows", "nats per token"),
+    ("pairs/accuracy", "Reference scored higher", "share of training pairs"),
+    ("pairs/accuracy_validation", "Reference scored higher", "share of validation pairs"),
+    ("reward/std_in_group", "Spread within a group", "standard deviation of the reward: what there is to learn from"),
     ("kl/mean", "KL to the reference", "nats per token"),
     ("policy/entropy", "Entropy", "nats per token"),
     ("tokens/completion_mean", "Length", "tokens per completion"),
@@ -26,7 +30,9 @@ PANELS = (
     ("sync/probe", "Parity probe after sync", "mean log-prob difference, nats"),
     ("tokens/per_second", "Throughput", "generated tokens per second of the step"),
 )
-_REWARD_SUMMARIES = frozenset({"reward/mean", "reward/std", "reward/min", "reward/max"})
+_REWARD_SUMMARIES = frozenset(
+    {"reward/mean", "reward/std", "reward/min", "reward/max", "reward/skipped", "reward/std_in_group"}
+)
 _PHASES = ("update", "generate", "score", "sync", "other")
 
 
@@ -53,10 +59,19 @@ class StageCurves:
 
 def curves_of(stage: StageMetrics, samples: Sequence[Mapping[str, Any]]) -> StageCurves:
     """All figures of a stage. `samples` stand in for reward breakdowns that the metrics lack."""
-    figures = [_curve(stage, metric, title, unit) for metric, title, unit in PANELS if stage.points(metric)[0]]
+    figures = [
+        _curve(
+            stage,
+            metric,
+            title,
+            "nats per pair" if metric == "loss/mean" and "pairs/accuracy" in stage.columns else unit,
+        )
+        for metric, title, unit in PANELS
+        if stage.points(metric)[0]
+    ]
     shown = {metric for metric, _, _ in PANELS} | _REWARD_SUMMARIES
     figures[1:1] = [_several(title, unit, parts) for title, unit, parts in _breakdowns(stage, samples)]
-    shown |= {metric for metric in stage.columns if metric.startswith("reward/")}
+    shown |= {metric for metric in stage.columns if metric.startswith("reward/") and metric != "reward/skipped"}
     phases = _phases(stage)
     if phases:
         figures.append(_seconds_figure(stage, phases))

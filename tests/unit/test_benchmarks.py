@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,12 @@ from benchmarks.coordination import coordination
 from benchmarks.gpu_models import TINY, Amount, amount, forward_flops, make_groups, make_lm
 from benchmarks.gpu_models import Load as GpuLoad
 from benchmarks.lag import lag
+from benchmarks.leave_one_out import without
 from benchmarks.measured_run import Steps
+from benchmarks.pool_seeds import table
 from benchmarks.run import rounded
 from rlft_core.batching.packing import attention_allowed, number_tokens, pack, pad, stack
+from rlft_core.config.stages import RewardModelStage
 from rlft_core.models.policy import Policy
 from rlft_core.updates.experience import flatten
 from services.observe.clock import covered
@@ -81,3 +86,39 @@ def test_forward_flops_counts_each_matrix_once() -> None:
 
 def test_figures_are_rounded_throughout() -> None:
     assert rounded({"a": [math.pi, 1], "b": "x"}) == {"a": [3.14159, 1], "b": "x"}
+
+
+def seed_run(folder: Path, seed: int, rl: list[float], mle: list[float]) -> Path:
+    """A run folder with one metric of two systems."""
+    (folder / "stages" / "evaluate").mkdir(parents=True)
+    (folder / "recipe.resolved.json").write_text(json.dumps({"seed": seed}))
+    rows = [
+        {"id": f"row-{k}", "metrics": {"rl": {"rougeL": a}, "mle": {"rougeL": b}}}
+        for k, (a, b) in enumerate(zip(rl, mle, strict=True))
+    ]
+    (folder / "stages" / "evaluate" / "outputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_seeds_are_pooled_row_by_row(tmp_path: Path) -> None:
+    one = seed_run(tmp_path / "a", 0, [0.5, 0.7], [0.3, 0.7])
+    two = seed_run(tmp_path / "b", 4, [0.4, 0.5], [0.4, 0.3])
+    told = table([one, two], "evaluate", "rl", "mle", [])
+    assert told.splitlines()[0] == "| rl − mle | seed 0 | seed 4 | together [95 %] | p |"
+    # Rows 0 and 1 differ by .2 and 0 in one run, by 0 and .2 in the other: .1 each on average, without any spread.
+    assert told.splitlines()[2] == "| rougeL | +0.100 | +0.100 | +0.100 [+0.100, +0.100] | 0.5000 |"
+
+
+def test_runs_that_answered_other_rows_are_refused(tmp_path: Path) -> None:
+    one = seed_run(tmp_path / "a", 0, [0.5, 0.7], [0.3, 0.7])
+    two = seed_run(tmp_path / "b", 1, [0.4], [0.4])
+    with pytest.raises(ValueError, match="answered other rows"):
+        table([one, two], "evaluate", "rl", "mle", [])
+
+
+def test_a_kind_that_is_left_out_is_still_measured() -> None:
+    stage = RewardModelStage()
+    found = without(stage, "shuffled")
+    assert [kind.label for kind in found.negatives] == [kind.label for kind in stage.negatives]
+    assert [kind.label for kind in found.negatives if not kind.share] == ["shuffled"]
+    assert without(stage, None) == stage
