@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.config.stages import RewardModelStage
@@ -94,9 +95,7 @@ def _finish(
 ) -> None:
     """Round, measure, normalise, write. A collective."""
     dtype = dtype_of(job.recipe)
-    with torch.no_grad():
-        for parameter in state.model.parameters():
-            parameter.copy_(parameter.to(dtype))
+    round_to(state, dtype)
     scores = score_contrasts(state, measured)
     report = pairs_report(scores, [contrast.kinds for contrast in measured], seed=job.recipe.seed)
     weights = full_weights(state.model)
@@ -111,3 +110,13 @@ def _finish(
     write_model(Path(job.folder, MODEL), state.model, weights, tokenizer, dtype, facts=facts)
     if held_out:
         Path(job.folder, RESULT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+@torch.no_grad()
+def round_to(state: RewardState, dtype: torch.dtype) -> None:
+    """Round all weights to the numbers that `dtype` has; they stay in the precision they are held in."""
+    for part in state.model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # a pass without gradient leaves whole copies behind, which would be rounded instead
+    for parameter in state.model.parameters():
+        parameter.copy_(parameter.to(dtype))

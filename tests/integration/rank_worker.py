@@ -18,10 +18,10 @@ import torch.distributed as dist
 from rlft_core.batching.sharding import split_evenly
 from rlft_core.checkpoints.export import full_weights
 from rlft_core.config.model import FreezeConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.stages import PpoStage, RewardModelStage
 from rlft_core.kl import FixedKl
 from rlft_core.models.compute import Compute
-from rlft_core.models.loading import frozen_policy, load_lm, trainable_policy
+from rlft_core.models.loading import frozen_policy, load_lm, trainable_policy, trainable_reward_model
 from rlft_core.models.policy import Critic
 from rlft_core.types import Batch, Completion, Prompt, RolloutGroup, Row, Score, ScoredGroup
 from rlft_core.updates.collective import Alone, Collective, Ranks
@@ -29,7 +29,9 @@ from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.ppo import PpoState, ppo_update
+from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
 from services.learner.rank import layers_of, shard
+from services.learner.reward_worker import round_to
 
 NUM_STEPS = 5
 CPU = torch.device("cpu")
@@ -106,7 +108,39 @@ def run(model: str, rank: int, collective: Collective) -> dict[str, Any]:
         weights = full_weights(state.policy)  # a collective
         sums = {n: [float(w.double().sum()), float(w.double().square().sum())] for n, w in weights.items()}
         found[name] = {"metrics": rows, "weights": sums}
+    found["reward_model"] = run_reward_model(model, rank, collective)
     return found
+
+
+def contrasts_of(step: int) -> list[TokenContrast]:
+    """Four rows with one to three negatives; a row's texts do not all fit into one micro-batch."""
+    rng = np.random.default_rng(100 + step)
+
+    def ids(most: int) -> tuple[int, ...]:
+        return tuple(rng.integers(0, 300, size=rng.integers(1, most)).tolist())
+
+    return [
+        TokenContrast(ids(12), ids(12), tuple(ids(12) for _ in range(k)), ("a", "b", "c")[:k]) for k in (1, 3, 2, 3)
+    ]
+
+
+def run_reward_model(model: str, rank: int, collective: Collective) -> dict[str, Any]:
+    """Five steps of a reward model, its scores afterwards, and its weights rounded as they are for saving."""
+    stage = RewardModelStage.model_validate(
+        {"num_steps": NUM_STEPS, "batch_rows": 4, "optimizer": {"lr": 1e-3, "eps": 1e-4, "warmup_steps": 2}}
+    )
+    module = trainable_reward_model(model, attention="dense", freeze=FreezeConfig(), gradient_checkpointing=False)
+    shard(module, collective, CPU, layers_of(module))
+    compute = Compute(CPU, torch.float32, "dense", True, 32)
+    state = RewardState(module, make_optimizer(module, stage.optimizer), compute, collective)
+    rows = []
+    for step in range(NUM_STEPS):
+        rows.append(reward_update(state, contrasts_of(step)[rank :: collective.num_ranks], stage))
+    scores = score_contrasts(state, contrasts_of(NUM_STEPS)[:3])
+    round_to(state, torch.bfloat16)
+    weights = full_weights(module)
+    sums = {n: [float(w.double().sum()), float(w.double().square().sum())] for n, w in weights.items()}
+    return {"metrics": rows, "scores": scores, "weights": sums}
 
 
 def main() -> None:
