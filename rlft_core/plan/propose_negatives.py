@@ -10,13 +10,12 @@ _FEW_OUTPUTS = 10
 _ONE_WORD = 1
 _MOSTLY = 0.5
 _WORTH_IT = 0.2
-_MANY_SAMPLED_ROWS = 1000
+_NEAREST = 20
+_ENOUGH_TO_BE_NEAR = 10 * _NEAREST
 
 
-def negatives_of(shape: OutputShape, num_rows: int, max_tokens: int) -> list[Node]:
-    """The published kinds and ours; one that cannot work on these outputs is commented out with the reason.
-
-    `num_rows` is how many rows training comes to, each of which the model is asked to answer."""
+def negatives_of(shape: OutputShape, max_tokens: int) -> list[Node]:
+    """The published kinds and ours; one that cannot work on these outputs is commented out with the reason."""
     short = shape.length(0.9) <= _ONE_WORD if not shape.spaceless else bool(shape.labels)
     no_order = "the outputs are single words" if short else ""
     few = f"only {shape.num_distinct} different outputs, so another row's is often right"
@@ -40,9 +39,18 @@ def negatives_of(shape: OutputShape, num_rows: int, max_tokens: int) -> list[Nod
         Remark("The five kinds of the paper on the last mile of fine-tuning (Solway 2024) ..."),
         *(_item(kind, why) for kind, why in published.items()),
         Remark("... and more that models really do."),
+        *_near(shape, active=not published["irrelevant"]),
         *(_item(kind, why) for kind, why in ours.items()),
-        _samples(num_rows, max_tokens),
+        _samples(max_tokens),
     ]
+
+
+def _near(shape: OutputShape, *, active: bool) -> list[Node]:
+    """Another row's output that is close in meaning. The bundled embedding model reads English; of labels none is close."""
+    if not active or shape.labels or shape.spaceless or shape.num_distinct < _ENOUGH_TO_BE_NEAR:
+        return []
+    values = {"kind": "irrelevant", "name": "irrelevant_near", "nearest": _NEAREST}
+    return [Item(values, f"another row's, among the {_NEAREST} closest in meaning: the hard ones")]
 
 
 def _share(share: float) -> str:
@@ -53,11 +61,9 @@ def _item(kind: str, left_out: str) -> Item:
     return Item({"kind": kind}, f"left out: {left_out}" if left_out else "", active=not left_out)
 
 
-def _samples(num_rows: int, max_tokens: int) -> Item:
-    """The model's own mistakes; where there are many rows one sample of each is enough to wait for."""
-    values: dict[str, object] = {"kind": "model_samples"}
-    if num_rows > _MANY_SAMPLED_ROWS:
-        values["per_row"] = 1
+def _samples(max_tokens: int) -> Item:
+    """The model's own mistakes, one for nearly every row."""
+    values: dict[str, object] = {"kind": "model_samples", "share": 3, "per_row": 1, "temperature": 0.7}
     if max_tokens != ModelSamplesConfig.model_fields["max_tokens"].default:
         values["max_tokens"] = max_tokens
     return Item(values, "what the model of stage 1 gets wrong")

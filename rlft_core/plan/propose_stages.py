@@ -87,11 +87,11 @@ def reward_model_stage(setup: Setup) -> Stage:
     steps = max(20, min(math.ceil(wanted / 10) * 10, 400 if setup.num_gpus else 120))
     settings: list[Node] = [
         Setting("type", "reward_model"),
-        Setting("num_steps", steps, f"of {setup.batch_rows} outputs, each beside 4 bad ones"),
+        Setting("num_steps", steps, f"of {setup.batch_rows} outputs, each beside 5 bad ones"),
+        Setting("negatives_per_row", 5),
     ]
     settings += _batch("batch_rows", setup)
-    num_rows = min(setup.sides.num_train, steps * setup.batch_rows)
-    settings.append(Block("negatives", tuple(negatives_of(setup.shape, num_rows, setup.limits.completion))))
+    settings.append(Block("negatives", tuple(negatives_of(setup.shape, setup.limits.completion))))
     settings += _optimizer(setup, RewardModelStage.model_fields["optimizer"].default, steps)
     settings += _learner(setup, "reward_model")
     settings += _rollout(setup, suggest=False)
@@ -105,7 +105,7 @@ def reward_model_stage(setup: Setup) -> Stage:
 def ppo_stage(setup: Setup) -> Stage:
     """Reinforce against the reward model and a length penalty, watched by metrics nobody rewards."""
     epochs = _MOST_EPOCHS * setup.sides.num_train // setup.batch_rows
-    steps = max(40, min(200, epochs // 10 * 10)) if setup.num_gpus else 40
+    steps = max(60, min(200, epochs // 10 * 10)) if setup.num_gpus else 60
     settings: list[Node] = [
         Setting("type", "ppo"),
         Setting("num_steps", steps, f"of {setup.batch_rows} prompts; raise it while the report's curves still rise"),
@@ -164,7 +164,7 @@ def _batch(key: str, setup: Setup) -> list[Node]:
 
 def _ppo_rate(setup: Setup) -> tuple[dict[str, float], str]:
     if setup.small:
-        return {"lr": 3e-5}, "as in recipes/quickstart.yaml, which tunes a model of this size"
+        return {"lr": 3e-5}, "as in recipes/last_mile.yaml, which tunes a model of this size"
     return {"lr": 2e-6}, "large models take small steps"
 
 
@@ -244,7 +244,7 @@ def _rollout(setup: Setup, *, suggest: bool = True) -> list[Node]:
 
 def _rewards(setup: Setup) -> Block:
     _, _, scorers = setup.gpus
-    model: dict[str, object] = {"type": "reward_model", "clip": 3}
+    model: dict[str, object] = {"type": "reward_model", "clip": 5}
     if scorers:
         model["gpus_per_actor"] = 1
     shape = setup.shape
@@ -254,10 +254,10 @@ def _rewards(setup: Setup) -> Block:
     if shape.spaceless:
         penalty["unit"] = "characters"
     # Of a text, a word more or less is nothing; of a label, it is all.
-    penalty |= {"tolerance": max(int(typical > 3), round(spread / 2)), "scale": max(2, typical)}
+    penalty |= {"tolerance": max(int(typical > 3), round(spread / 4)), "scale": max(2, typical)}
     middle = f"{shape.length(0.25)} to {shape.counted(shape.length(0.75))}" if spread else shape.counted(typical)
     items: list[Node] = [
-        Item(model, "references have mean 0 and deviation 1; beyond 3 it guesses"),
+        Item(model, "references have mean 0 and deviation 1; beyond 5 it guesses"),
         Remark(
             f"The model of stage 2 may like long outputs. Half of the data's have {middle}; off the row's own length, "
             f"{penalty['tolerance']} are free, and {penalty['scale']} more cost 1."
