@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from rlft_core.config.load import parse_recipe
 from rlft_core.config.recipe import Recipe
 from rlft_core.errors import DataError
 from rlft_core.models.loading import load_tokenizer
+from rlft_core.negatives import Contrast, Negative
 from rlft_core.types import Row
-from services.pipeline.encoding import encode_pairs, encode_prompts
+from services.pipeline.encoding import LEFT_OUT, encode_contrasts, encode_pairs, encode_prompts
 
 ROWS = [Row("short", "a file", "a tool"), Row("long", "a file", "a small tool " * 60), Row("next", "a game", "a game")]
 
@@ -55,3 +57,26 @@ def test_prompts_left_out_are_counted_and_told(tokenizer: Any) -> None:
     found = encode_prompts(recipe("skip"), rows, tokenizer, max_new_tokens=8, source="data.test", notice=told.append)
     assert [row.id for row in found.rows] == ["short"]
     assert told == ["data.test: 1 of 2 rows have prompts that are too long and take no part"]
+
+
+def test_negatives_that_are_the_reference_in_tokens_or_too_long_are_counted(tokenizer: Any) -> None:
+    row = Row("short", "a file", "a tool")
+    good = Negative("shuffled", "tool a")
+    same, long, cut = (
+        Negative("typos", "a tool"),
+        Negative("copy", "a file " * 60),
+        Negative("run_on", "a tool a", False),
+    )
+    skipped: Counter[str] = Counter()
+    (found,) = encode_contrasts(recipe("error"), [Contrast(row, (good, same, long, cut))], tokenizer, skipped=skipped)
+    assert found.kinds == ("shuffled", "run_on")
+    assert skipped == {"typos": 1, "copy": 1}
+    assert found.positive[-1] == found.negatives[0][-1] == tokenizer.eos_token_id
+    assert found.negatives[1][-1] != tokenizer.eos_token_id  # it never ends
+
+
+def test_a_contrast_left_without_a_negative_is_counted(tokenizer: Any) -> None:
+    skipped: Counter[str] = Counter()
+    rows = [Contrast(ROWS[0], (Negative("typos", "a tool"),)), Contrast(ROWS[1], (Negative("typos", "a toll"),))]
+    assert encode_contrasts(recipe("error"), rows, tokenizer, skipped=skipped) == []
+    assert skipped == {"typos": 1, LEFT_OUT: 2}
