@@ -125,6 +125,7 @@ def build_report(run_dir: Path) -> Path:
     Missing files leave their sections out, and the page says so. Raises DataError when a file is damaged.
     """
     run = read_run(run_dir)
+    evaluations = evaluations_of(run.summary)
     recorded = {stage.name for stage in run.stages}
     # A watch looks before the first step is recorded.
     stages = [*run.stages, *(StageMetrics(name, (), {}) for name in run.watches if name not in recorded)]
@@ -138,7 +139,8 @@ def build_report(run_dir: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         name=str(run.recipe.get("name", run_dir.resolve().name)),
         facts=_facts(run),
-        evaluation=evaluation_of(run.summary),
+        evaluation=evaluations.pop(next(reversed(evaluations))) if evaluations else None,
+        earlier_evaluations=evaluations,
         curves=[curves_of(stage, run.samples) for stage in stages],
         reward_models=[findings_of(stage, result) for stage, result in run.reward_models.items()],
         watches={stage: watch_of(looks) for stage, looks in run.watches.items()},
@@ -156,6 +158,27 @@ def build_report(run_dir: Path) -> Path:
     aside.write_text(page, encoding="utf-8")
     os.replace(aside, path)
     return path
+
+
+def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Evaluation]:
+    """The evaluation of every stage by its name; systems of which no stage is known come last, under no name."""
+    known = [stage for stage in summary.get("stages", ()) if isinstance(stage, Mapping) and stage.get("systems")]
+    by_stage = {str(stage["name"]): list(stage["systems"]) for stage in known}
+    placed = {system for systems in by_stage.values() for system in systems}
+    rest = [system for system in summary.get("evaluation") or {} if system not in placed]
+    parts = {name: evaluation_of(_only(summary, systems)) for name, systems in [*by_stage.items(), ("", rest)]}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _only(summary: Mapping[str, Any], systems: Sequence[str]) -> dict[str, Any]:
+    """The summary of some systems and the differences between them."""
+    known: Mapping[str, Any] = summary.get("evaluation") or {}
+    differences: Mapping[str, Any] = summary.get("differences") or {}
+    pairs = {name: wording.split_pair(name, known) for name in differences}
+    return {
+        "evaluation": {system: known[system] for system in systems if system in known},
+        "differences": {name: differences[name] for name, pair in pairs.items() if set(pair) <= set(systems)},
+    }
 
 
 def evaluation_of(summary: Mapping[str, Any]) -> Evaluation | None:

@@ -96,10 +96,11 @@ def is_detail(metric: str) -> bool:
 
 
 def system_label(name: str) -> str:
-    """`rl` -> `RL`, `base` -> `Base`, `mle+post` -> `MLE + post`."""
+    """`rl` -> `RL`, `base` -> `Base`, `mle+post` -> `MLE + post`, `mle_sampled` -> `MLE sampled`."""
     if name.endswith(POST) and name != POST:
         return f"{system_label(name.removesuffix(POST))} + {POST[1:]}"
-    return name.upper() if len(name) <= 3 else name[:1].upper() + name[1:]
+    first, *rest = name.split("_")
+    return " ".join([first.upper() if len(first) <= 3 else first[:1].upper() + first[1:], *rest])
 
 
 def split_pair(name: str, systems: Iterable[str]) -> tuple[str, str]:

@@ -178,6 +178,7 @@ def summarize(context: RunContext) -> dict[str, Any]:
         summary["stages"].append({"name": stage.name, "type": stage.type, "done": record.done})
         if isinstance(stage, EvaluateStage) and (folder / RESULT).is_file():
             found = json.loads((folder / RESULT).read_text())
+            summary["stages"][-1]["systems"] = list(found["evaluation"])
             summary["evaluation"] |= found["evaluation"]
             summary["differences"] |= found["differences"]
     return summary

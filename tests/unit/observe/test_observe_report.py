@@ -11,7 +11,7 @@ import pytest
 
 from rlft_core.errors import DataError
 from services.observe import charts, wording
-from services.observe.report import build_report, evaluation_of, held_out_of
+from services.observe.report import build_report, evaluation_of, evaluations_of, held_out_of
 from services.observe.run_files import read_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -237,3 +237,32 @@ def test_many_steps_are_thinned_and_binned() -> None:
     bars = charts.stacked_bars(steps, {"update": values}, label="s")
     assert len(line) < 60_000
     assert bars.count("<rect") <= 60
+
+
+def test_two_evaluations_are_shown_apart_and_the_last_one_leads() -> None:
+    def estimate(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 9}
+
+    systems = {"mle_sampled": 0.2, "rl_sampled": 0.3, "mle": 0.4, "rl": 0.5}
+    summary = {
+        "evaluation": {system: {"rougeL": estimate(mean)} for system, mean in systems.items()},
+        "differences": {
+            "rl_sampled-mle_sampled": {"rougeL": estimate(0.1)},
+            "rl-mle": {"rougeL": estimate(0.1)},
+        },
+        "stages": [
+            {"name": "ppo", "type": "ppo", "done": True},
+            {"name": "sampled", "type": "evaluate", "done": True, "systems": ["mle_sampled", "rl_sampled"]},
+            {"name": "evaluate", "type": "evaluate", "done": True, "systems": ["mle", "rl"]},
+        ],
+    }
+    found = evaluations_of(summary)
+    assert list(found) == ["sampled", "evaluate"]
+    assert found["evaluate"].systems == ("MLE", "RL")
+    assert found["evaluate"].pairs == ("RL − MLE",)
+    assert found["sampled"].systems == ("MLE sampled", "RL sampled")
+    # A run from before stages said which systems are theirs.
+    old = {**summary, "stages": summary["stages"][:1]}
+    assert [evaluation.systems for evaluation in evaluations_of(old).values()] == [
+        ("MLE sampled", "RL sampled", "MLE", "RL")
+    ]
