@@ -146,9 +146,8 @@ class Recipe(Strict):
                     f"{where}: learner.max_row_tokens ({stage.learner.max_row_tokens}) is below model.max_length ({budget}): "
                     "one prompt with one completion would not fit; raise it"
                 )
-            if stage.learner.freeze.embeddings and self.model.lora:
-                raise ValueError(f"{where}: learner.freeze has no effect with model.lora, which freezes all weights")
-            if stage.learner.freeze.bottom_layers and self.model.lora:
+            frozen = stage.learner.freeze.embeddings or stage.learner.freeze.bottom_layers
+            if frozen and self.model.lora and not isinstance(stage, RewardModelStage):
                 raise ValueError(f"{where}: learner.freeze has no effect with model.lora, which freezes all weights")
 
     def stage(self, name: str) -> StageConfig:

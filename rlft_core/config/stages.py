@@ -26,6 +26,13 @@ BASE = "base"
 """The name under which stages refer to the untuned model."""
 
 
+def _check_rows_divide(batch_rows: int, num_ranks: int) -> None:
+    if batch_rows % num_ranks:
+        raise ValueError(
+            f"batch_rows ({batch_rows}) does not divide among learner.num_ranks ({num_ranks}); make batch_rows a multiple of it"
+        )
+
+
 class SftStage(Strict):
     """Supervised fine-tuning: maximise the likelihood of the output given the input."""
 
@@ -64,16 +71,14 @@ class SftStage(Strict):
 
     @model_validator(mode="after")
     def _rows_divide(self) -> SftStage:
-        if self.batch_rows % self.learner.num_ranks:
-            raise ValueError(
-                f"batch_rows ({self.batch_rows}) does not divide among learner.num_ranks ({self.learner.num_ranks}); "
-                "make batch_rows a multiple of it"
-            )
+        _check_rows_divide(self.batch_rows, self.learner.num_ranks)
         return self
 
 
 class RewardModelStage(Strict):
-    """A reward model from references and synthetic bad outputs: no preferences are needed."""
+    """A reward model from references and synthetic bad outputs: no preferences are needed.
+
+    Its own weights are trained, all that `learner.freeze` leaves; `model.lora` is for policies."""
 
     type: Literal["reward_model"] = "reward_model"
     name: str = "reward_model"
@@ -114,11 +119,7 @@ class RewardModelStage(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> RewardModelStage:
-        if self.batch_rows % self.learner.num_ranks:
-            raise ValueError(
-                f"batch_rows ({self.batch_rows}) does not divide among learner.num_ranks ({self.learner.num_ranks}); "
-                "make batch_rows a multiple of it"
-            )
+        _check_rows_divide(self.batch_rows, self.learner.num_ranks)
         if self.margin and self.loss != "bradley_terry":
             raise ValueError("margin belongs to loss: bradley_terry; leave it out or change the loss")
         if sum(isinstance(kind, ModelSamplesConfig) for kind in self.negatives) > 1:

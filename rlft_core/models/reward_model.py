@@ -23,6 +23,10 @@ from rlft_core.models.dense import DENSE_ATTENTION
 from rlft_core.models.flex import FLEX_ATTENTION
 from rlft_core.models.policy import hidden_states
 
+END = 0
+"""The token put after a text so that its last real token "predicts" something, and is read there. Any id would do: no
+position attends to it, and its own state is not used."""
+
 
 @dataclass(frozen=True, slots=True)
 class RewardFacts:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlft_core.config.algorithms import ModelCriticConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
@@ -127,6 +127,11 @@ def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
     if limit > num_train:
         notes.append(f"data.limit is {limit}, but there are only {num_train} training rows")
     for stage in recipe.stages:
+        if isinstance(stage, RewardModelStage) and stage.samples_model is not None:
+            notes.append(
+                f"stages.{stage.name} first runs {stage.rollout.num_engines} engine(s) to sample the model, and ends them before "
+                "its learner starts"
+            )
         if isinstance(stage, EvaluateStage):
             num_rows = len(rows_used(stage, splits))
             if num_rows < 30:

@@ -171,7 +171,7 @@ def _num_trainable(recipe: Recipe, stage: TrainingStage, size: ModelSize) -> int
     return size.trainable(
         freeze_embeddings=freeze.embeddings,
         bottom_layers=freeze.bottom_layers,
-        lora_rank=recipe.model.lora.rank if recipe.model.lora else 0,
+        lora_rank=recipe.model.lora.rank if recipe.model.lora and not isinstance(stage, RewardModelStage) else 0,
     )
 
 

@@ -24,14 +24,13 @@ from rlft_core.config.rewards import (
 from rlft_core.rewards.bertscore import BertScoreReward
 from rlft_core.rewards.custom import CustomReward
 from rlft_core.rewards.embedding import EmbeddingSimilarityReward
-from rlft_core.rewards.length import LengthPenaltyReward
+from rlft_core.rewards.length import LengthPenaltyReward, LengthReward
 from rlft_core.rewards.protocol import Reward, WeightedReward
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.rewards.rules import RulesReward
 from rlft_core.rewards.text import (
     EndsProperlyReward,
     ExactMatchReward,
-    LengthReward,
     RegexReward,
     RepetitionReward,
     RougeReward,

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from rlft_core.batching.packing import number_tokens
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.data.encode import encode_prompt, encode_target
-from rlft_core.errors import ConfigError
+from rlft_core.errors import ConfigError, ResourceError
 from rlft_core.models.attention import attention_kind, to_device
 from rlft_core.models.compute import Compute
 from rlft_core.models.loading import load_tokenizer, round_matrices
 from rlft_core.models.packable import why_not_packable
-from rlft_core.models.reward_model import RewardFacts, RewardModel, load_classifier
+from rlft_core.models.reward_model import END, RewardFacts, RewardModel, load_classifier
 from rlft_core.rewards.protocol import Sample
 from rlft_core.types import Row
 
@@ -38,12 +38,16 @@ class RewardModelReward:
 
     @classmethod
     def from_config(cls, config: RewardModelConfig) -> RewardModelReward:
-        """Load the folder that `config.model` names. Raises ModelError, or ConfigError when it names none."""
+        """Load the folder that `config.model` names. Raises ModelError, ConfigError or ResourceError."""
         if config.model is None:
             raise ConfigError(
                 f"reward '{config.label}': its stage has no model yet; run the stage first, or give `model`"
             )
-        device = torch.device("cuda" if config.gpus_per_actor and torch.cuda.is_available() else "cpu")
+        if config.gpus_per_actor and not torch.cuda.is_available():
+            raise ResourceError(
+                f"reward '{config.label}': gpus_per_actor is {config.gpus_per_actor:g}, but this process sees no GPU; set it to 0"
+            )
+        device = torch.device("cuda" if config.gpus_per_actor else "cpu")
         attention = attention_kind(device)
         facts = RewardFacts.read(config.model)
         classifier = load_classifier(config.model, attention=attention)
@@ -92,13 +96,9 @@ class RewardModelReward:
         return encode_prompt(self.tokenizer, row, system=facts.system, template=facts.template, chat=facts.chat)
 
     def _text(self, sample: Sample) -> list[int]:
-        """With one more token at the end, whose prediction is where the text is read: see `rlft_core.updates.reward`."""
+        """The text's tokens, with the EOS only when it ended, and END, where it is read."""
         ids = encode_target(self.tokenizer, sample.text)
-        if sample.finish_reason == "stop":
-            ids.append(0)
-        else:
-            ids[-1] = 0  # it did not end: no EOS, and the last real token is where it is read
-        return ids
+        return [*(ids if sample.finish_reason == "stop" else ids[:-1]), END]
 
     def _bounded(self, value: float) -> float:
         clip = self.config.clip

@@ -1,4 +1,4 @@
-"""Rewards that need nothing but the text: length, regular expression, ending, repetition, exact match, ROUGE.
+"""Rewards that need nothing but the text: regular expression, ending, repetition, exact match, ROUGE.
 
 The functions take plain values and hold the formulas; the classes read a configuration and apply them to samples.
 """
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from rlft_core.config.rewards import (
     EndsProperlyConfig,
     ExactMatchConfig,
-    LengthConfig,
     RegexConfig,
     RepetitionConfig,
     RougeConfig,
@@ -30,14 +29,6 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 def words_of(text: str) -> list[str]:
     """Letters and digits in runs, without case: "It's 2-fold" -> it, s, 2, fold."""
     return _WORD.findall(text.casefold())
-
-
-def length_reward(length: int, *, low: int, high: int | None, tolerance: int) -> float:
-    """max(0, 1 - d / tolerance), d = distance of `length` from [low, high]; with tolerance 0: 1 if d = 0 else 0."""
-    distance = max(low - length, 0 if high is None else length - high, 0)
-    if distance == 0:
-        return 1.0
-    return max(0.0, 1.0 - distance / tolerance) if tolerance > 0 else 0.0
 
 
 def pattern_reward(text: str, *, pattern: str, must_match: bool) -> float:
@@ -72,31 +63,6 @@ def normalised(text: str, *, case: bool, punctuation: bool, articles: bool) -> s
     if articles:
         text = _ARTICLE.sub(" ", text)
     return " ".join(text.split())
-
-
-@dataclass(frozen=True, slots=True)
-class LengthReward:
-    """Length within bounds, with a linear slope outside. Breakdown: the length, named after its unit."""
-
-    config: LengthConfig
-
-    @property
-    def name(self) -> str:
-        return self.config.label
-
-    def __call__(self, samples: Sequence[Sample]) -> list[tuple[float, dict[str, float]]]:
-        return [self._value(sample) for sample in samples]
-
-    def _value(self, sample: Sample) -> tuple[float, dict[str, float]]:
-        config = self.config
-        lengths = {
-            "words": len(sample.text.split()),
-            "characters": len(sample.text.strip()),
-            "tokens": len(sample.token_ids),
-        }
-        length = lengths[config.unit]
-        value = length_reward(length, low=config.min, high=config.max, tolerance=config.tolerance)
-        return value, {config.unit: float(length)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,10 @@ from rlft_core.config.stages import RewardModelStage
 from rlft_core.losses import binary_loss, bradley_terry_loss
 from rlft_core.models.attention import DeviceRows
 from rlft_core.models.compute import Compute
-from rlft_core.models.reward_model import RewardModel
+from rlft_core.models.reward_model import END, RewardModel
 from rlft_core.updates.collective import Collective
 from rlft_core.updates.optimizer import learning_rate, optimizer_step
 from rlft_core.updates.passes import Work, collect, micro_batches
-
-END = 0
-"""Never read: no position attends to it, and its own state is not used."""
 
 
 @dataclass(frozen=True, slots=True)

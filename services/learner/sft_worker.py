@@ -12,6 +12,7 @@ import ray
 
 from rlft_core.batching.schedule import rows_of_step
 from rlft_core.config.stages import SftStage
+from rlft_core.errors import ModelError
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
 from services.learner.entry import Job
@@ -78,6 +79,8 @@ def sft_loop(config: dict[str, Any]) -> None:
                 return
         if stage.keep == "last":
             export(job, policy, collective.rank)
+        elif best.step < 0:
+            raise ModelError(f"{stage.name}: no validation loss was a number; lower optimizer.lr, then run it again")
         elif collective.rank == 0:
             promote(Path(job.folder), BEST)
         collective.barrier()

@@ -16,16 +16,15 @@ from rlft_core.config.rewards import (
     RougeConfig,
 )
 from rlft_core.errors import RewardError
+from rlft_core.rewards.length import LengthReward, length_reward
 from rlft_core.rewards.protocol import Sample
 from rlft_core.rewards.rouge import rouge_f1
 from rlft_core.rewards.text import (
     EndsProperlyReward,
     ExactMatchReward,
-    LengthReward,
     RegexReward,
     RepetitionReward,
     RougeReward,
-    length_reward,
     normalised,
     repetition,
 )
