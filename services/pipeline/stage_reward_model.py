@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
 from rlft_core.config.negatives import ModelSamplesConfig
 from rlft_core.config.stages import RewardModelStage
@@ -25,9 +23,9 @@ from rlft_core.types import Prompt, RolloutGroup, Row
 from rlft_core.updates.reward import TokenContrast
 from services.cluster.session import num_gpus_here
 from services.learner import entry
-from services.learner.learner import Learner
-from services.pipeline.context import RunContext, learner_placement
+from services.pipeline.context import RunContext
 from services.pipeline.encoding import LEFT_OUT, encode_contrasts, encode_prompts
+from services.pipeline.follow import train_on_rows
 from services.pipeline.record import write_json
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
@@ -54,15 +52,9 @@ async def run_reward_model(context: RunContext, stage: RewardModelStage) -> None
         samples = await sample_model(context, stage, start) if stage.samples_model else None
         negatives = await asyncio.to_thread(make_contrasts, context, stage, start, samples)
         tell(context, stage, negatives)
-        learner = _learner(context, stage, start, negatives)
-        try:
-            await learner.start()
-            async for step, metrics in learner.progress():
-                with observe.step(step) as clock:
-                    clock.record(metrics)
-            await learner.finish()
-        finally:
-            await learner.stop()
+        await train_on_rows(
+            context, stage, entry.reward, observe, train=negatives.train, validation=negatives.validation
+        )
     if (folder / RESULT).is_file():
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         result["pairs"] = {"made": dict(negatives.made), "skipped": dict(negatives.skipped)}
@@ -162,21 +154,6 @@ def tell(context: RunContext, stage: RewardModelStage, negatives: Negatives) -> 
         context.notice(f"{stage.name}: no row gave a negative of {', '.join(never)}; the reward model will not know it")
     if negatives.skipped[LEFT_OUT]:
         context.notice(f"{stage.name}: {negatives.skipped[LEFT_OUT]} rows were left out: {LEFT_OUT}")
-
-
-def _learner(context: RunContext, stage: RewardModelStage, start: str, negatives: Negatives) -> Learner:
-    folder = context.stage_folder(stage.name)
-    job = entry.Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
-    return Learner(
-        entry.reward,
-        # In a list, because a ref that stands alone would be resolved on the way.
-        {"job": job, "train": [ray.put(negatives.train)], "validation": [ray.put(negatives.validation)]},
-        name=stage.name,
-        config=stage.learner,
-        placement=learner_placement(stage, context.base_dir),
-        storage=folder / "ray",
-        notice=context.notice,
-    )
 
 
 def _epoch(context: RunContext, epoch: int) -> list[Row]:

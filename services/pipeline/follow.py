@@ -1,0 +1,47 @@
+"""Stages whose learner needs nothing but rows: start it, follow its steps, let it end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from rlft_core.config.stages import RewardModelStage, SftStage
+from services.learner import entry
+from services.learner.learner import Learner
+from services.observe.observer import StageObserver
+from services.pipeline.context import RunContext, learner_placement
+
+
+async def train_on_rows(
+    context: RunContext,
+    stage: SftStage | RewardModelStage,
+    loop: Callable[[dict[str, Any]], None],
+    observe: StageObserver,
+    *,
+    train: Sequence[Any],
+    validation: Sequence[Any],
+) -> None:
+    """Run or resume the stage's learner on tokenised rows; its model is in stages/<name>/model afterwards."""
+    folder = context.stage_folder(stage.name)
+    start = context.model_of(context.recipe.start_of(stage))
+    job = entry.Job(context.recipe, stage.name, start, str(folder), context.fingerprints[stage.name])
+    learner = Learner(
+        loop,
+        # In a list, because a ref that stands alone would be resolved on the way.
+        {"job": job, "train": [ray.put(train)], "validation": [ray.put(validation)]},
+        name=stage.name,
+        config=stage.learner,
+        placement=learner_placement(stage, context.base_dir),
+        storage=folder / "ray",
+        notice=context.notice,
+    )
+    try:
+        await learner.start()
+        async for step, metrics in learner.progress():
+            with observe.step(step) as clock:
+                clock.record(metrics)
+        await learner.finish()
+    finally:
+        await learner.stop()
