@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 import ray
 
-from rlft_core.config.rewards import CustomConfig, LengthConfig, RewardConfig
+from rlft_core.config.rewards import CustomConfig, LengthConfig, RewardConfig, RewardModelConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.errors import DeadlineError, RewardError
+from rlft_core.models.loading import load_tokenizer
+from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
+from rlft_core.rewards.protocol import samples_of
+from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row, ScoredGroup
 from services.pipeline.stage_ppo import create_scorers
 from services.scoring.scorers import ScorerPool
@@ -157,5 +162,40 @@ def test_a_reward_that_never_ends_passes_its_deadline(own: Path) -> None:
     async def test() -> None:
         with pytest.raises(DeadlineError, match=r"scorer 0 did not finish 'score' within 1 s"):
             await scores(pool, [group(1, "a")])
+
+    run(pool, test)
+
+
+def reward_model_folder(tiny_model: Path, folder: Path) -> Path:
+    """An untrained reward model as a stage leaves it."""
+    classifier = load_classifier(tiny_model, attention="dense", seed=1)
+    with_padding(tokenizer := load_tokenizer(tiny_model), classifier)
+    classifier.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    RewardFacts(mean=0.01, std=0.02).write(folder)
+    return folder
+
+
+def test_reward_models_that_are_killed_come_back_and_no_score_is_lost(own: Path, tiny_model: Path) -> None:
+    config = RewardModelConfig(model=str(reward_model_folder(tiny_model, own / "model")), num_actors=2)
+    groups = [group(k, f"text {k}", "word " * (1 + k % 9)) for k in range(60)]
+    alone = RewardModelReward.from_config(config)
+    expected = [alone(samples_of(one)) for one in groups]
+    pool = pool_of(own, config, LengthConfig(unit="words", min=1, weight=0.0))
+
+    async def test() -> None:
+        actors = pool._models[0].actors
+        pids = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
+        asked = asyncio.ensure_future(scores(pool, groups))
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        for pid in pids:
+            kill(pid)
+        found = await asked
+        back = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
+        assert not set(back) & set(pids)
+        assert [one.group.prompt.row.id for one in found] == [one.prompt.row.id for one in groups]
+        for one, values in zip(found, expected, strict=True):
+            assert [score.total for score in one.scores] == pytest.approx(values, abs=1e-4)
 
     run(pool, test)
