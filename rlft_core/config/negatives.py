@@ -150,6 +150,31 @@ class TyposConfig(_Negative):
     """Share of the words that get one; at least one word does."""
 
 
+class DroppedConfig(_Negative):
+    """The output with words left out."""
+
+    kind: Literal["dropped"] = "dropped"
+    """Which kind this is."""
+    max_words: PositiveInt = 1
+    """Most words left out of one output."""
+
+
+class DoubledConfig(_Negative):
+    """The output with words said twice in a row."""
+
+    kind: Literal["doubled"] = "doubled"
+    """Which kind this is."""
+    max_words: PositiveInt = 1
+    """Most words doubled in one output."""
+
+
+class SwappedConfig(_Negative):
+    """The output with two neighbouring words in the wrong order."""
+
+    kind: Literal["swapped"] = "swapped"
+    """Which kind this is."""
+
+
 class CustomNegativeConfig(_Negative):
     """Your own kind. `f(row, rng, **params)` returns a bad output as text, or None when the row allows none.
 
@@ -175,6 +200,9 @@ NegativeConfig = Annotated[
     | ModelSamplesConfig
     | HallucinatedConfig
     | TyposConfig
+    | DroppedConfig
+    | DoubledConfig
+    | SwappedConfig
     | CustomNegativeConfig,
     Field(discriminator="kind"),
 ]

@@ -1,4 +1,4 @@
-"""Bad outputs made from the output alone: shuffled, repetitive, truncated, with typos.
+"""Bad outputs made from the output alone: shuffled, repetitive, truncated, with typos or a word too few or too many.
 
 Plain functions of a text and a random generator; None where the text allows none. They know of no rows and no corpus.
 """
@@ -6,6 +6,7 @@ Plain functions of a text and a random generator; None where the text allows non
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -69,6 +70,54 @@ def typos(text: str, rng: np.random.Generator, *, rate: float) -> str | None:
     for at in rng.permutation(spots)[: max(1, round(rate * len(spots)))]:
         words[at] = _mistyped(words[at], rng)
     return "".join(word + gap for word, gap in zip(words, gaps, strict=True))
+
+
+def dropped(text: str, rng: np.random.Generator, *, max_words: int) -> str | None:
+    """Without some of its words, one to `max_words` of them; at least one word stays."""
+    parts = units_of(text)
+    spots = _saying(parts)
+    if len(spots) < 2:
+        return None
+    gone = set(rng.permutation(spots)[: int(rng.integers(1, min(max_words, len(spots) - 1) + 1))].tolist())
+    return _rewritten(parts, dict.fromkeys(gone, ()))
+
+
+def doubled(text: str, rng: np.random.Generator, *, max_words: int) -> str | None:
+    """Some of its words, one to `max_words`, said twice in a row."""
+    parts = units_of(text)
+    spots = _saying(parts)
+    if not spots:
+        return None
+    said = rng.permutation(spots)[: int(rng.integers(1, min(max_words, len(spots)) + 1))].tolist()
+    return _rewritten(parts, {at: (parts.units[at],) * 2 for at in said})
+
+
+def swapped(text: str, rng: np.random.Generator) -> str | None:
+    """Two neighbouring words in the wrong order."""
+    parts = units_of(text)
+    spots = [at for at in range(len(parts) - 1) if parts.units[at] != parts.units[at + 1]]
+    if not spots:
+        return None
+    at, units = pick(rng, spots), list(parts.units)
+    units[at], units[at + 1] = units[at + 1], units[at]
+    return parts.refilled(tuple(units))
+
+
+def _saying(parts: Units) -> list[int]:
+    """Where the units stand that are more than a lone mark."""
+    return [at for at, unit in enumerate(parts.units) if says_something(unit)]
+
+
+def _rewritten(parts: Units, changes: Mapping[int, tuple[str, ...]]) -> str:
+    """The text with none, one or several units in the place of one, each followed by the gap that followed it."""
+    text, gap = "", ""
+    for at, unit in enumerate(parts.units):
+        for new in changes.get(at, (unit,)):
+            text += gap + new
+            gap = parts.joiner
+        if at not in changes or changes[at]:
+            gap = parts.gaps[at] if at < len(parts.gaps) else ""
+    return text
 
 
 def _phrase(parts: Units, rng: np.random.Generator) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import numpy as np
 from rlft_core.config.negatives import (
     CopyConfig,
     CustomNegativeConfig,
+    DoubledConfig,
+    DroppedConfig,
     HallucinatedConfig,
     IrrelevantConfig,
     ModelSamplesConfig,
@@ -18,6 +20,7 @@ from rlft_core.config.negatives import (
     RepetitiveConfig,
     RunOnConfig,
     ShuffledConfig,
+    SwappedConfig,
     TruncatedConfig,
     TyposConfig,
 )
@@ -47,6 +50,18 @@ def _typos(row: Row, kind: TyposConfig, corpus: Corpus, rng: np.random.Generator
     return edits.typos(row.output, rng, rate=kind.rate)
 
 
+def _dropped(row: Row, kind: DroppedConfig, corpus: Corpus, rng: np.random.Generator) -> str | None:
+    return edits.dropped(row.output, rng, max_words=kind.max_words)
+
+
+def _doubled(row: Row, kind: DoubledConfig, corpus: Corpus, rng: np.random.Generator) -> str | None:
+    return edits.doubled(row.output, rng, max_words=kind.max_words)
+
+
+def _swapped(row: Row, kind: SwappedConfig, corpus: Corpus, rng: np.random.Generator) -> str | None:
+    return edits.swapped(row.output, rng)
+
+
 def _hallucinated(row: Row, kind: HallucinatedConfig, corpus: Corpus, rng: np.random.Generator) -> str | None:
     assert corpus.words is not None, "the corpus was made for other kinds"
     return hallucinated(row, corpus.words, rng, max_changes=kind.max_changes)
@@ -63,6 +78,9 @@ GENERATORS: Mapping[type[object], Generator] = {
     ModelSamplesConfig: sources.model_sample,
     HallucinatedConfig: _hallucinated,
     TyposConfig: _typos,
+    DroppedConfig: _dropped,
+    DoubledConfig: _doubled,
+    SwappedConfig: _swapped,
     CustomNegativeConfig: sources.custom,
 }
 

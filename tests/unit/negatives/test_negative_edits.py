@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlft_core.negatives.draw import draw_where, stream, weighted_order
-from rlft_core.negatives.edits import repetitive, shuffled, truncated, typos
+from rlft_core.negatives.edits import doubled, dropped, repetitive, shuffled, swapped, truncated, typos
 from rlft_core.negatives.units import characters, framed, is_unspaced, overlap, plain, units_of
 
 FAMILY, FLAG, THUMB = "👩\u200d👩\u200d👧", "🇩🇪", "👍🏽"
@@ -216,6 +216,32 @@ def test_a_typo_tears_no_character_apart() -> None:
     assert typos("123 -", stream("a"), rate=1.0) is None
 
 
+# A word too few or too many
+
+
+def test_words_are_dropped_doubled_and_swapped() -> None:
+    text = "fast  tool - for files"
+    gone = {dropped(text, rng, max_words=1) for rng in draws()}
+    assert gone == {"tool - for files", "fast  - for files", "fast  tool - files", "fast  tool - for"}
+    twice = {doubled(text, rng, max_words=1) for rng in draws()}
+    assert "fast fast  tool - for files" in twice
+    assert "fast  tool - for files files" in twice
+    assert not any("- -" in str(made) for made in twice)
+    assert {swapped("a b c", rng) for rng in draws()} == {"b a c", "a c b"}
+    fewer = {len(str(dropped("one two three four", rng, max_words=2)).split()) for rng in draws()}
+    assert fewer == {2, 3}
+
+
+def test_an_only_word_is_neither_dropped_nor_swapped() -> None:
+    assert dropped("tool", stream("a"), max_words=3) is None
+    assert dropped("tool -", stream("a"), max_words=3) is None
+    assert swapped("tool", stream("a")) is None
+    assert swapped("tool tool", stream("a")) is None
+    assert doubled("tool", stream("a"), max_words=3) == "tool tool"
+    assert doubled("-", stream("a"), max_words=3) is None
+    assert dropped("播放文件", stream("a"), max_words=1) in {"放文件", "播文件", "播放件", "播放文"}
+
+
 # Whatever the text
 
 
@@ -226,6 +252,9 @@ def test_an_edit_is_none_or_differs_and_is_not_blank(text: str, seed: int) -> No
         repetitive(text, stream(seed), min_times=2, max_times=5),
         truncated(text, stream(seed), min_kept=0.2, max_kept=0.8),
         typos(text, stream(seed), rate=0.3),
+        dropped(text, stream(seed), max_words=2),
+        doubled(text, stream(seed), max_words=2),
+        swapped(text, stream(seed)),
     ):
         assert edit is None or (edit.strip() and edit != text.strip())
 
