@@ -29,7 +29,8 @@ from rlft_core.models.loading import load_tokenizer, trainable_reward_model
 from rlft_core.negatives import Corpus, make_corpus, make_negatives, one_of_each, read_samples
 from rlft_core.updates.collective import Alone
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
+from rlft_core.updates.reward import RewardState, reward_update, score_contrasts
+from rlft_core.updates.reward_texts import TokenContrast
 from services.pipeline.encoding import encode_contrasts
 
 
@@ -94,7 +95,7 @@ def main() -> None:
         started = time.perf_counter()
         stage = without(whole, label)
         state = train(recipe, stage, options.model, contrasts(recipe, stage, splits, corpus, tokenizer))
-        report = pairs_report(score_contrasts(state, measured), [contrast.kinds for contrast in measured])
+        report = pairs_report(score_contrasts(state, measured, stage), [contrast.kinds for contrast in measured])
         results["without"][label or "(nothing)"] = {k: v["accuracy"] for k, v in report["kinds"].items()}
         told = "  ".join(f"{kind} {found['accuracy']['mean']:.3f}" for kind, found in report["kinds"].items())
         print(f"without {label or 'nothing'} ({time.perf_counter() - started:.0f} s): {told}", flush=True)

@@ -82,12 +82,14 @@ class Score:
 
     A sequence score stands at the last token and is 0 elsewhere; a token-level model fills every token.
     `breakdown` holds each reward's own unweighted value by name. `skipped` names the reward that failed on this
-    sample when the recipe allows some to be skipped: such a sample takes no part in the update.
+    sample when the recipe allows some to be skipped: such a sample takes no part in the update. `dense` holds the
+    unweighted values [T] of the rewards that give one for every token.
     """
 
     per_token: np.ndarray
     breakdown: Mapping[str, float]
     skipped: str | None = None
+    dense: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def total(self) -> float:

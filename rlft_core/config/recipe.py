@@ -117,11 +117,28 @@ class Recipe(Strict):
                     f"{where}: reward '{reward.label}' needs an earlier stage of type reward_model; there are: {there}. "
                     "Add one before this stage, or give the reward a `model` folder"
                 )
+            source = None if reward.model is not None else reward.stage or known[-1]
+            if source is not None:
+                self._check_token_keys(where, reward, source)
         start = stage.model_critic.start_from if isinstance(stage, PpoStage) and stage.model_critic else None
         if start is not None and start not in known:
             raise ValueError(
                 f"{where}: advantage.critic.start_from '{start}' is no earlier stage of type reward_model; there are: {there}"
             )
+
+    def _check_token_keys(self, where: str, reward: RewardModelConfig, source: str) -> None:
+        trained = self.stage(source)
+        if isinstance(trained, RewardModelStage) and trained.level != "token":
+            given = [
+                key
+                for key in ("smooth", "scale")
+                if getattr(reward, key) != RewardModelConfig.model_fields[key].default
+            ]
+            if given:
+                raise ValueError(
+                    f"{where}: reward '{reward.label}': {given[0]} is for models that reward every token, and stage '{source}' "
+                    "has level: sequence; leave it out, or set level: token there"
+                )
 
     def _check_lengths(self, where: str, stage: StageConfig) -> None:
         budget = self.model.max_length

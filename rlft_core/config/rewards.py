@@ -286,7 +286,12 @@ class RewardModelConfig(_Reward):
     model: str | None = None
     """A reward model's folder instead."""
     clip: PositiveFloat | None = None
-    """Values are cut to [-clip, clip]."""
+    """Values are cut to [-clip, clip]; those of a token-level model token by token."""
+    smooth: NonNegativeInt = 0
+    """Token-level models: a token earns the mean over itself and so many neighbours on either side."""
+    scale: Literal["token", "text"] = "token"
+    """Token-level models: `token` gives every token its own reward. `text` divides it by the number of tokens, so that
+    they sum to the text's score."""
     num_actors: PositiveInt = 1
     """Actors that hold a copy of the model and share the groups."""
     cpus_per_actor: NonNegativeFloat = 1.0
@@ -319,12 +324,21 @@ class CustomConfig(_Reward):
     """Keyword arguments of every call."""
     batched: bool = False
     """The function takes all samples of a group at once."""
+    spans: bool = False
+    """The function says what places of the text earn: a list of (start, end, value), characters from 0. A value is shared
+    by the tokens that the place touches; the sum of all values is the sample's reward."""
     fields: tuple[str, ...] = ()
     """Columns of the row that the function reads; a data set without them is refused before the run starts."""
 
     @property
     def fields_needed(self) -> frozenset[str]:
         return frozenset(self.fields)
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> CustomConfig:
+        if self.batched and self.spans:
+            raise ValueError("spans are asked for one sample at a time; leave `batched` out")
+        return self
 
 
 RewardConfig = Annotated[

@@ -15,7 +15,8 @@ from rlft_core.config.algorithms import (
     RlooConfig,
 )
 from rlft_core.config.base import Strict
-from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfigs
+from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
+from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
 from rlft_core.config.postprocess import POST, PostprocessConfig
 from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
@@ -76,7 +77,7 @@ class SftStage(Strict):
 
 
 class RewardModelStage(Strict):
-    """A reward model from references and synthetic bad outputs: no preferences are needed.
+    """A reward model from references and synthetic bad outputs, or from minimal edits: no preferences are needed.
 
     Its own weights are trained, all that `learner.freeze` leaves; `model.lora` is for policies."""
 
@@ -93,18 +94,25 @@ class RewardModelStage(Strict):
     """Kinds of bad outputs."""
     negatives_per_row: PositiveInt = 4
     """Bad outputs beside each reference, their kinds drawn by share."""
-    loss: Literal["bradley_terry", "binary"] = "bradley_terry"
-    """`bradley_terry`: the reference must score higher than its negative. `binary`: good or bad, each by itself."""
+    edits: EditsConfig | None = None
+    """Learn from minimal edits instead: pairs of a text and what became of it when somebody corrected it."""
+    level: Literal["sequence", "token"] = "sequence"
+    """`sequence`: one reward for a text, read at its last token. `token`: one for every token; a text's score is their
+    mean."""
+    loss: Literal["bradley_terry", "binary", "edited", "labels"] = "bradley_terry"
+    """`bradley_terry`: the better text must score higher. `binary`: good or bad, each by itself. For `level: token` also
+    `edited`: Bradley-Terry of the tokens that differ alone; `labels`: each of them good or bad by itself."""
     margin: NonNegativeFloat = 0.0
     """Bradley-Terry: by how much higher, before the loss is satisfied."""
     normalize: bool = True
-    """Shift and scale the reward so that references have mean 0 and standard deviation 1."""
+    """Shift and scale the reward so that references (`level: token`: their tokens) have mean 0 and standard deviation 1.
+    With `labels` the reward is within [-1, 1] already and stays so."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4, warmup_steps=5)
     """AdamW and its schedule."""
     learner: LearnerConfig = LearnerConfig()
     """The learner's processes and memory."""
     rollout: RolloutConfig = RolloutConfig()
-    """The engine that samples for the kind `model_samples`."""
+    """The engine that samples for the kind `model_samples`, and for edits of what the model writes."""
     checkpoint: CheckpointConfig = CheckpointConfig(every=100)
     """When to save."""
     validate_every: NonNegativeInt = 0
@@ -113,16 +121,51 @@ class RewardModelStage(Strict):
     """Validation rows to measure on, each with one negative of every kind."""
 
     @property
+    def kinds(self) -> tuple[NegativeConfig, ...]:
+        """The kinds of bad outputs that are made from rows; none where edits come from elsewhere."""
+        if self.edits is None:
+            return self.negatives
+        return self.edits.kinds if isinstance(self.edits, CorruptedEditsConfig) else ()
+
+    @property
+    def made_per_row(self) -> int:
+        """Bad outputs for each row, as far as the recipe says how many."""
+        if self.edits is None:
+            return self.negatives_per_row
+        return 1 if isinstance(self.edits, FileEditsConfig) else self.edits.per_row
+
+    @property
+    def marks_tokens(self) -> bool:
+        """Whether it matters which tokens of two texts differ: to learn from them, or to measure how well they are found."""
+        return self.level == "token" or self.edits is not None
+
+    @property
+    def squashes(self) -> bool:
+        """Whether a token's reward is 2 p - 1 of what the model says, and not that itself."""
+        return self.loss == "labels"
+
+    @property
     def samples_model(self) -> ModelSamplesConfig | None:
         """The kind that needs an engine, when the recipe has it."""
-        return next((kind for kind in self.negatives if isinstance(kind, ModelSamplesConfig)), None)
+        return next((kind for kind in self.kinds if isinstance(kind, ModelSamplesConfig)), None)
+
+    @property
+    def sampled_edits(self) -> SampledEditsConfig | None:
+        """The edits of what the model writes, when the recipe has them: these need an engine too."""
+        return self.edits if isinstance(self.edits, SampledEditsConfig) else None
 
     @model_validator(mode="after")
     def _fits(self) -> RewardModelStage:
         _check_rows_divide(self.batch_rows, self.learner.num_ranks)
-        if self.margin and self.loss != "bradley_terry":
-            raise ValueError("margin belongs to loss: bradley_terry; leave it out or change the loss")
-        if sum(isinstance(kind, ModelSamplesConfig) for kind in self.negatives) > 1:
+        if self.margin and self.loss not in ("bradley_terry", "edited"):
+            raise ValueError("margin belongs to the losses bradley_terry and edited; leave it out or change the loss")
+        if self.loss in ("edited", "labels") and self.level != "token":
+            raise ValueError(f"loss: {self.loss} looks at single tokens; set level to token, or take bradley_terry")
+        if self.edits is not None and self.negatives != PUBLISHED_KINDS:
+            raise ValueError(
+                "give `negatives` or `edits`, not both: edits of source `corrupted` have kinds of their own"
+            )
+        if sum(isinstance(kind, ModelSamplesConfig) for kind in self.kinds) > 1:
             raise ValueError("negatives: model_samples may stand there once; raise its per_row or share instead")
         return self
 

@@ -1,4 +1,4 @@
-"""A causal language model's backbone with a scalar head: how good a text is, read off at its last token.
+"""A causal language model's backbone with a scalar head: how good a text is, read off at its last token or at every one.
 
 Held in Hugging Face's own class for sequence classification with one label, so that a saved folder is one that
 `AutoModelForSequenceClassification` loads. Beside its weights stands `rlft_reward.json`: how prompts were written, and
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ position attends to it, and its own state is not used."""
 class RewardFacts:
     """How a reward model's inputs are written, and `reward = (score - mean) / std`.
 
-    `system`, `template` and `chat` are those of `rlft_core.data.encode.encode_prompt`; `max_length` in tokens.
+    `system`, `template` and `chat` are those of `rlft_core.data.encode.encode_prompt`; `max_length` in tokens. `level`:
+    one reward for a text, read at its last token, or one for every token. `squash`: the score is tanh(output / 2).
     """
 
     mean: float = 0.0
@@ -41,6 +42,8 @@ class RewardFacts:
     template: str = "{input}"
     chat: bool = True
     max_length: int = 512
+    level: Literal["sequence", "token"] = "sequence"
+    squash: bool = False
 
     def write(self, folder: Path) -> None:
         """Put it beside the weights."""
@@ -61,17 +64,22 @@ class RewardFacts:
 class RewardModel(nn.Module):
     """`classifier` has one label. Serves as a reward, and as a critic whose value starts as `weight` times the reward."""
 
-    def __init__(self, classifier: nn.Module, *, mean: float = 0.0, std: float = 1.0, weight: float = 1.0) -> None:
+    def __init__(
+        self, classifier: nn.Module, *, mean: float = 0.0, std: float = 1.0, weight: float = 1.0, squash: bool = False
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self._mean = mean
         self._scale = weight / std
+        self._squash = squash
 
     def forward(self, rows: DeviceRows) -> Tensor:
         """[T] float32 rewards of the text up to the position that predicts each target."""
         hidden = hidden_states(self.backbone, rows)
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = self.head(hidden.float()).squeeze(-1)
+        if self._squash:
+            scores = torch.tanh(scores / 2.0)
         return (scores - self._mean) * self._scale
 
     @property

@@ -86,12 +86,12 @@ def check_negatives(recipe: Recipe, splits: Splits) -> None:
         needs_more = (ModelSamplesConfig, RandomTokensConfig)
         kinds = [
             kind.model_copy(update={"nearest": 0}) if isinstance(kind, IrrelevantConfig) else kind
-            for kind in stage.negatives
+            for kind in stage.kinds
             if not isinstance(kind, needs_more)
         ]
         with naming(f"stages.{stage.name}.negatives"):
             make_corpus(splits.train, kinds, family_field=recipe.data.family_field)
-            for kind in stage.negatives:
+            for kind in stage.kinds:
                 if isinstance(kind, IrrelevantConfig) and kind.nearest:
                     embedding_model_dir() if kind.model == DEFAULT_MODEL else resolve_model(kind.model)
 

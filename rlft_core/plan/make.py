@@ -14,6 +14,7 @@ from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
+from rlft_core.plan.edits import check_edits
 from rlft_core.plan.model import FoundModel, check_fits, find_model
 from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
@@ -40,6 +41,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     warnings = check_template(recipe, splits)
     check_stage_rewards(recipe, splits)
     check_negatives(recipe, splits)
+    warnings += check_edits(recipe, splits, base_dir)
     model = find_model(recipe, convert=encode)
     if model.size is not None:
         check_fits(recipe, model.size, num_gpus=available.num_gpus)
@@ -127,7 +129,7 @@ def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
     if limit > num_train:
         notes.append(f"data.limit is {limit}, but there are only {num_train} training rows")
     for stage in recipe.stages:
-        if isinstance(stage, RewardModelStage) and stage.samples_model is not None:
+        if isinstance(stage, RewardModelStage) and (stage.samples_model or stage.sampled_edits):
             notes.append(
                 f"stages.{stage.name} first runs {stage.rollout.num_engines} engine(s) to sample the model, and ends them before "
                 "its learner starts"

@@ -57,7 +57,7 @@ def plan_stage(
 def _samples_per_step(stage: TrainingStage) -> int:
     if isinstance(stage, PpoStage):
         return stage.samples_per_step
-    return stage.batch_rows * (1 + stage.negatives_per_row if isinstance(stage, RewardModelStage) else 1)
+    return stage.batch_rows * (1 + stage.made_per_row if isinstance(stage, RewardModelStage) else 1)
 
 
 def _reward_model(reward: RewardModelConfig, size: ModelSize | None) -> Actor:

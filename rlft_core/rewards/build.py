@@ -28,6 +28,7 @@ from rlft_core.rewards.length import LengthPenaltyReward, LengthReward
 from rlft_core.rewards.protocol import Reward, WeightedReward
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.rewards.rules import RulesReward
+from rlft_core.rewards.spans import SpanReward
 from rlft_core.rewards.text import (
     EndsProperlyReward,
     ExactMatchReward,
@@ -54,11 +55,22 @@ REWARDS: Mapping[type[RewardConfig], Callable[[Any], Reward]] = {
 """A new reward is a configuration class, a reward class and a line here."""
 
 
-def build_rewards(configs: Sequence[RewardConfig]) -> tuple[WeightedReward, ...]:
-    """The rewards of a recipe, ready to score, in its order.
+def build_rewards(configs: Sequence[RewardConfig], *, tokenizer: Any = None) -> tuple[WeightedReward, ...]:
+    """The rewards of a recipe, ready to score, in its order. `tokenizer`: the policy's, for rewards of places in a text.
 
     Raises:
         ConfigError: a user's function cannot be imported or called.
         ModelError: an embedding model cannot be loaded.
     """
-    return tuple(WeightedReward(REWARDS[type(config)](config), config.weight) for config in configs)
+    return tuple(WeightedReward(_built(config, tokenizer), config.weight) for config in configs)
+
+
+def _built(config: RewardConfig, tokenizer: Any) -> Reward:
+    if isinstance(config, CustomConfig) and config.spans:
+        return SpanReward.from_config(config, tokenizer)
+    return REWARDS[type(config)](config)
+
+
+def is_span_reward(config: RewardConfig) -> bool:
+    """Whether a reward is one of places in the text, which needs the policy's tokenizer."""
+    return isinstance(config, CustomConfig) and config.spans

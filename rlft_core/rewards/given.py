@@ -15,13 +15,13 @@ class GivenReward:
     """`values` [N] of the N samples that it will be asked for, all at once and in order."""
 
     label: str
-    values: Sequence[float]
+    values: Sequence[RewardValue]
 
     @property
     def name(self) -> str:
         return self.label
 
-    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[RewardValue]:
         return self.values
 
 

@@ -14,8 +14,21 @@ import numpy as np
 from rlft_core.errors import RewardError
 from rlft_core.types import Completion, RolloutGroup, Row
 
-RewardValue = float | tuple[float, Mapping[str, float]]
-"""A number, or a number with a named breakdown: `(0.8, {"one_line": 1.0, "max_chars": 0.0})`."""
+
+@dataclass(frozen=True, slots=True)
+class TokenRewards:
+    """A reward for every token: `per_token` [T] float32, one for each of the sample's tokens, and `value`, the one number
+    that breakdowns show.
+
+    `per_token` is None where the text is not what the tokens say, so that only the value is known.
+    """
+
+    value: float
+    per_token: np.ndarray | None
+
+
+RewardValue = float | tuple[float, Mapping[str, float]] | TokenRewards
+"""A number, a number with a named breakdown such as `(0.8, {"one_line": 1.0, "max_chars": 0.0})`, or one for every token."""
 
 
 @dataclass(frozen=True, slots=True)

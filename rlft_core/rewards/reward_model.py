@@ -1,7 +1,8 @@
 """A trained reward model as a reward, on a CPU or a GPU.
 
-Texts are written as they were for its training, with its own tokenizer: a policy with another tokenizer can be scored.
-Samples of one row share their prompt's computation, and rows go through the model together up to a token budget.
+Texts are written as they were for its training, with its own tokenizer: a policy with another tokenizer can be scored,
+unless every token is to get a reward of its own. Samples of one row share their prompt's computation, and rows go
+through the model together up to a token budget.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -22,13 +24,13 @@ from rlft_core.models.compute import Compute
 from rlft_core.models.loading import load_tokenizer, round_matrices
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.reward_model import END, RewardFacts, RewardModel, load_classifier
-from rlft_core.rewards.protocol import Sample
+from rlft_core.rewards.protocol import Sample, TokenRewards
 from rlft_core.types import Row
 
 
 @dataclass(frozen=True, slots=True)
 class RewardModelReward:
-    """The normalised score of prompt and text, cut to the recipe's bounds."""
+    """The normalised score of prompt and text, or of every token, cut to the recipe's bounds."""
 
     config: RewardModelConfig
     model: RewardModel
@@ -50,9 +52,14 @@ class RewardModelReward:
         device = torch.device("cuda" if config.gpus_per_actor else "cpu")
         attention = attention_kind(device)
         facts = RewardFacts.read(config.model)
+        if facts.level == "sequence" and (config.smooth or config.scale != "token"):
+            raise ConfigError(
+                f"reward '{config.label}': smooth and scale are for models that reward every token, and {config.model} "
+                "rewards whole texts; leave them out"
+            )
         classifier = load_classifier(config.model, attention=attention)
         classifier.requires_grad_(False)
-        model = RewardModel(classifier.to(device), mean=facts.mean, std=facts.std)
+        model = RewardModel(classifier.to(device), mean=facts.mean, std=facts.std, squash=facts.squash)
         packing = why_not_packable(model, attention=attention, max_row_tokens=config.max_batch_tokens) is None
         # Weights that were saved in half precision are numbers of half precision: nothing is lost by rounding.
         half = bool((model.head.weight.bfloat16() == model.head.weight).all())
@@ -68,19 +75,26 @@ class RewardModelReward:
         return self.config.label
 
     @torch.inference_mode()
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float] | Sequence[TokenRewards]:
         by_row: dict[str, list[int]] = {}
         for index, sample in enumerate(samples):
             by_row.setdefault(sample.row.id, []).append(index)
         order = [index for members in by_row.values() for index in members]
+        texts = [self._text(samples[index]) for index in order]
+        given = iter(texts)
         groups = [
-            (self._prompt(samples[members[0]].row), [self._text(samples[index]) for index in members])
+            (self._prompt(samples[members[0]].row), [[*next(given), END] for _ in members])
             for members in by_row.values()
         ]
-        lengths = [len(text) for _, texts in groups for text in texts]
-        values = self._values(groups, sum(lengths))[torch.tensor(list(accumulate(lengths)), dtype=torch.int64) - 1]
-        found = dict(zip(order, values.tolist(), strict=True))
-        return [self._bounded(found[index]) for index in range(len(samples))]
+        stops = list(accumulate(len(text) + 1 for text in texts))
+        values = self._values(groups, stops[-1] if stops else 0).numpy()
+        # The entry before the first token comes first: see `rlft_core.updates.reward_texts`.
+        found = {
+            index: values[stop - len(text) - 1 : stop] for index, text, stop in zip(order, texts, stops, strict=True)
+        }
+        if self.facts.level == "token":
+            return [self._tokens(samples[index], found[index][1:]) for index in range(len(samples))]
+        return [float(self._bounded(found[index][-1])) for index in range(len(samples))]
 
     def _values(self, groups: Sequence[tuple[list[int], list[list[int]]]], num_tokens: int) -> torch.Tensor:
         """[T] rewards at every position of the texts."""
@@ -96,10 +110,36 @@ class RewardModelReward:
         return encode_prompt(self.tokenizer, row, system=facts.system, template=facts.template, chat=facts.chat)
 
     def _text(self, sample: Sample) -> list[int]:
-        """The text's tokens, with the EOS only when it ended, and END, where it is read."""
+        """The text's tokens, with the EOS only when it ended; at token level the policy's own, if they say the text."""
+        if self.facts.level == "token" and self._says(sample):
+            return list(sample.token_ids.tolist())
         ids = encode_target(self.tokenizer, sample.text)
-        return [*(ids if sample.finish_reason == "stop" else ids[:-1]), END]
+        return ids if sample.finish_reason == "stop" else ids[:-1]
 
-    def _bounded(self, value: float) -> float:
+    def _says(self, sample: Sample) -> bool:
+        """Whether the sample's tokens are its text in this model's tokenizer."""
+        ids = sample.token_ids.tolist()
+        return bool(ids) and self.tokenizer.decode(ids, skip_special_tokens=True) == sample.text
+
+    def _tokens(self, sample: Sample, values: np.ndarray) -> TokenRewards:
+        """[T] the model's values -> what each token earns."""
+        earned = self._bounded(smoothed(values.astype(np.float64), self.config.smooth))
+        mean = float(earned.mean()) if len(earned) else 0.0
+        if self.config.scale == "text":
+            earned = earned / max(1, len(earned))
+        return TokenRewards(mean, earned.astype(np.float32) if self._says(sample) else None)
+
+    def _bounded(self, values: np.ndarray) -> np.ndarray:
         clip = self.config.clip
-        return value if clip is None else max(-clip, min(clip, value))
+        return values if clip is None else np.clip(values, -clip, clip)
+
+
+def smoothed(values: np.ndarray, reach: int) -> np.ndarray:
+    """[T] mean over each value and up to `reach` neighbours on either side, fewer at the ends."""
+    if not reach or not len(values):
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
+    averaged: np.ndarray = (sums[high] - sums[low]) / (high - low)
+    return averaged

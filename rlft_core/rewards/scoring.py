@@ -15,23 +15,26 @@ from numbers import Real
 import numpy as np
 
 from rlft_core.errors import RewardError, ServiceError
-from rlft_core.rewards.protocol import Reward, Sample, WeightedReward, samples_of
+from rlft_core.rewards.protocol import Reward, Sample, TokenRewards, WeightedReward, samples_of
 from rlft_core.types import RolloutGroup, Score, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """One reward's value of one sample, and its breakdown under full names."""
+    """One reward's value of one sample, and its breakdown under full names; `per_token` [T] of a token-level reward."""
 
     value: float
     breakdown: Mapping[str, float]
+    per_token: np.ndarray | None = None
+    dense: bool = False
 
 
 _Outcome = _Value | RewardError
+_OWN_TOKENS = "a token-level reward model must have the policy's own tokenizer, and see the text as it was generated"
 
 
 def score_group(group: RolloutGroup, rewards: Sequence[WeightedReward], *, skip_budget: int = 0) -> ScoredGroup:
-    """Score every completion: sum over rewards of weight * value, placed at its last token.
+    """Score every completion: sum over rewards of weight * value, at its last token or, for token-level ones, at every.
 
     The breakdown holds each reward's unweighted value under its name and its details under `<reward>/<detail>`.
 
@@ -142,6 +145,8 @@ def _paired(reward: Reward, samples: Sequence[Sample], values: object) -> list[t
 
 def _checked(name: str, sample: Sample, index: int, value: object) -> _Outcome:
     """The value with its details, or what is wrong with it."""
+    if isinstance(value, TokenRewards):
+        return _checked_tokens(name, sample, index, value)
     raw, details = value if isinstance(value, tuple) and len(value) == 2 else (value, {})
     number = _finite(raw)
     if number is None:
@@ -157,26 +162,44 @@ def _checked(name: str, sample: Sample, index: int, value: object) -> _Outcome:
     return _Value(number, breakdown)
 
 
+def _checked_tokens(name: str, sample: Sample, index: int, found: TokenRewards) -> _Outcome:
+    number = _finite(found.value)
+    if number is None:
+        return _failure(name, sample, index, f"returned {_shown(found.value)}, which is not a finite number")
+    if found.per_token is not None and not np.isfinite(found.per_token).all():
+        at = int(np.flatnonzero(~np.isfinite(found.per_token))[0])
+        return _failure(name, sample, index, f"gave token {at} the reward {found.per_token[at]}")
+    return _Value(number, {name: number}, found.per_token, dense=True)
+
+
 def _score(
     sample: Sample, index: int, rewards: Sequence[WeightedReward], outcomes: Mapping[str, _Outcome]
 ) -> Score | RewardError:
-    """The weighted sum at the last token, or the first failure."""
-    breakdown: dict[str, float] = {}
-    total = 0.0
-    for weighted in rewards:
-        outcome = outcomes[weighted.reward.name]
-        if isinstance(outcome, RewardError):
-            return outcome
-        breakdown |= outcome.breakdown
-        total += weighted.weight * outcome.value
+    """The weighted sum, or the first failure."""
     num_tokens = len(sample.token_ids)
     if num_tokens == 0:
         return _failure("total", sample, index, "has no token to stand at: the completion is empty, without an EOS")
-    if not abs(total) <= float(np.finfo(np.float32).max):
-        return _failure("total", sample, index, f"is {total}, more than float32 holds")
-    per_token = np.zeros(num_tokens, dtype=np.float32)
-    per_token[-1] = total
-    return Score(per_token, breakdown)
+    breakdown: dict[str, float] = {}
+    dense: dict[str, np.ndarray] = {}
+    per_token = np.zeros(num_tokens)
+    for weighted in rewards:
+        name, outcome = weighted.reward.name, outcomes[weighted.reward.name]
+        if isinstance(outcome, RewardError):
+            return outcome
+        breakdown |= outcome.breakdown
+        if not outcome.dense:
+            per_token[-1] += weighted.weight * outcome.value
+        elif outcome.per_token is None or len(outcome.per_token) != num_tokens:
+            return _failure(
+                name, sample, index, f"does not say what each of the {num_tokens} tokens earns: {_OWN_TOKENS}"
+            )
+        else:
+            dense[name] = outcome.per_token.astype(np.float32)
+            per_token += weighted.weight * outcome.per_token
+    most = per_token[np.argmax(np.abs(per_token))]
+    if not abs(most) <= float(np.finfo(np.float32).max):
+        return _failure("total", sample, index, f"is {most}, more than float32 holds")
+    return Score(per_token.astype(np.float32), breakdown, dense=dense)
 
 
 def _skipped(sample: Sample, outcomes: Mapping[str, _Outcome]) -> Score:

@@ -39,9 +39,9 @@ def show_negatives(recipe: Recipe, *, stage_name: str | None, num_shown: int, ba
     stage = reward_model_stage(recipe, stage_name)
     samples_file = runs_dir / recipe.name / "stages" / stage.name / SAMPLES_FILE
     samples = read_samples(samples_file) if stage.samples_model is not None and samples_file.exists() else None
-    kinds = [kind for kind in stage.negatives if samples is not None or not isinstance(kind, ModelSamplesConfig)]
+    kinds = [kind for kind in stage.kinds if samples is not None or not isinstance(kind, ModelSamplesConfig)]
     console = _console()
-    if len(kinds) < len(stage.negatives):
+    if len(kinds) < len(stage.kinds):
         console.print(Text(_later(stage, samples_file), style="yellow"), soft_wrap=True)
     if not kinds:
         return
@@ -51,9 +51,9 @@ def show_negatives(recipe: Recipe, *, stage_name: str | None, num_shown: int, ba
     )
     for contrast in one_of_each(evenly(rows, num_shown), corpus, kinds, seed=recipe.seed).contrasts:
         console.print(side_by_side(contrast, kinds))
-    made = make_negatives(rows, corpus, kinds, per_row=stage.negatives_per_row, seed=recipe.seed)
-    console.print(summary(made, stage.negatives))
-    console.print(Text(_told(made, rows, stage.negatives_per_row)), soft_wrap=True)
+    made = make_negatives(rows, corpus, kinds, per_row=stage.made_per_row, seed=recipe.seed)
+    console.print(summary(made, stage.kinds))
+    console.print(Text(_told(made, rows, stage.made_per_row)), soft_wrap=True)
 
 
 def reward_model_stage(recipe: Recipe, name: str | None) -> RewardModelStage:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -19,11 +20,13 @@ from torch.distributed.fsdp import FSDPModule
 from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.evaluation.pairs import pairs_report
+from rlft_core.evaluation.token_rewards import found_tokens
 from rlft_core.models.attention import attention_kind
 from rlft_core.models.loading import load_tokenizer, trainable_reward_model
 from rlft_core.models.reward_model import RewardFacts, with_padding
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
+from rlft_core.updates.reward import RewardState, reward_update, score_contrasts, text_score, token_entries
+from rlft_core.updates.reward_texts import TokenContrast
 from services.learner.entry import Job
 from services.learner.rank import choose_compute, layers_of, prepare_rank, shard, standing, told_to
 from services.learner.saving import MODEL, dtype_of, restore, save_if_due
@@ -85,7 +88,7 @@ def _step(
     metrics = reward_update(state, mine, stage)
     metrics["time/step_s"] = time.perf_counter() - started
     if validation and stage.validate_every and state.step % stage.validate_every == 0:
-        report = pairs_report(score_contrasts(state, validation), [c.kinds for c in validation])
+        report = pairs_report(score_contrasts(state, validation, stage), [c.kinds for c in validation])
         metrics["pairs/accuracy_validation"] = report["overall"]["mean"]
     return metrics
 
@@ -96,20 +99,36 @@ def _finish(
     """Round, measure, normalise, write. A collective."""
     dtype = dtype_of(job.recipe)
     round_to(state, dtype)
-    scores = score_contrasts(state, measured)
-    report = pairs_report(scores, [contrast.kinds for contrast in measured], seed=job.recipe.seed)
+    report, facts = findings(token_entries(state, measured), measured, stage, job)
     weights = full_weights(state.model)
     if state.collective.rank != 0:
         return
-    spread = max(report["positives"]["std"], _SMALLEST_SPREAD)
-    mean, std = (report["positives"]["mean"], spread) if stage.normalize else (0.0, 1.0)
-    prompt = job.recipe.data.prompt
-    facts = RewardFacts(mean, std, prompt.system, prompt.template, prompt.chat, job.recipe.model.max_length)
     tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
     with_padding(tokenizer, state.model.inner)
     write_model(Path(job.folder, MODEL), state.model, weights, tokenizer, dtype, facts=facts)
     if held_out:
         Path(job.folder, RESULT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def findings(
+    entries: Sequence[Sequence[np.ndarray]], measured: Sequence[TokenContrast], stage: RewardModelStage, job: Job
+) -> tuple[dict[str, Any], RewardFacts]:
+    """What the measured contrasts say of the model, and the facts that stand beside its weights."""
+    scores = [[text_score(text[1:], stage) for text in texts] for texts in entries]
+    report = pairs_report(scores, [contrast.kinds for contrast in measured], seed=job.recipe.seed)
+    report["level"] = stage.level
+    report["localisation"] = found_tokens(entries, measured, stage, seed=job.recipe.seed)
+    mean, std = 0.0, 1.0
+    if stage.normalize and not stage.squashes:
+        good = np.concatenate(
+            [texts[0][1:] for texts in entries] if stage.level == "token" else [[s[0] for s in scores]]
+        )
+        mean, std = float(good.mean()), max(float(good.std()), _SMALLEST_SPREAD)
+    prompt, length = job.recipe.data.prompt, job.recipe.model.max_length
+    facts = RewardFacts(
+        mean, std, prompt.system, prompt.template, prompt.chat, length, level=stage.level, squash=stage.squashes
+    )
+    return report, facts
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ def needs_of(stage: StageConfig, *, gpus_there: int) -> Needs:
 
 def stage_samples(stage: StageConfig) -> TypeGuard[RewardModelStage]:
     """Whether a reward-model stage needs an engine before it trains."""
-    return isinstance(stage, RewardModelStage) and stage.samples_model is not None
+    return isinstance(stage, RewardModelStage) and (stage.samples_model is not None or stage.sampled_edits is not None)
 
 
 def learner_placement(stage: TrainingStage, search_path: Path) -> Placement:

@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from rlft_core.config.recipe import Recipe
 from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
+from rlft_core.edits import changed_tokens, pieces
 from rlft_core.errors import DataError
 from rlft_core.negatives import Contrast
 from rlft_core.types import Row
-from rlft_core.updates.reward import TokenContrast
+from rlft_core.updates.reward_texts import Changed, TokenContrast
 from rlft_core.updates.sft import Pair
 
 Notice = Callable[[str], None]
 LEFT_OUT = "rows without any negative, or too long"
+REWRITTEN = "changed more than min_kept allows"
 
 
 def encode_prompts(
@@ -61,31 +65,52 @@ def encode_pairs(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, *, source:
 
 
 def encode_contrasts(
-    recipe: Recipe, contrasts: Sequence[Contrast], tokenizer: Any, *, skipped: Counter[str]
+    recipe: Recipe,
+    contrasts: Sequence[Contrast],
+    tokenizer: Any,
+    *,
+    skipped: Counter[str],
+    marked: bool = False,
+    min_kept: float = 0.0,
 ) -> list[TokenContrast]:
     """Token ids of references and their negatives.
 
     A negative that has the reference's tokens, or is longer than model.max_length, is left out and counted in `skipped`
-    by kind; so is a contrast that is left without any.
+    by kind; so is a contrast that is left without any. `marked`: also find the tokens in which the two differ; where a
+    smaller share than `min_kept` is the same in both, the negative is no minimal edit, and is left out too.
     """
     limit = recipe.model.max_length
     found: list[TokenContrast] = []
     for contrast in contrasts:
         prompt, positive = _prompt_ids(recipe, contrast.row, tokenizer), encode_target(tokenizer, contrast.row.output)
-        kept: list[tuple[str, list[int]]] = []
+        kept: list[tuple[str, list[int], Changed]] = []
         for negative in contrast.negatives:
             ids = encode_target(tokenizer, negative.text)
             ids = ids if negative.ended else ids[:-1]
-            if ids and ids != positive and len(prompt) + len(ids) < limit:
-                kept.append((negative.kind, ids))
-            else:
+            if not ids or ids == positive or len(prompt) + len(ids) >= limit:
                 skipped[negative.kind] += 1
+                continue
+            changed = _changed(tokenizer, positive, ids) if marked else ((), ())
+            share = 1.0 - sum(map(len, changed)) / (len(positive) + len(ids))
+            if share < min_kept:
+                skipped[REWRITTEN] += 1
+            else:
+                kept.append((negative.kind, ids, changed))
         if kept and len(prompt) + len(positive) < limit:
-            kinds, texts = zip(*kept, strict=True)
-            found.append(TokenContrast(tuple(prompt), tuple(positive), tuple(map(tuple, texts)), kinds))
+            kinds, texts, changes = zip(*kept, strict=True)
+            found.append(
+                TokenContrast(
+                    tuple(prompt), tuple(positive), tuple(map(tuple, texts)), kinds, tuple(changes) if marked else ()
+                )
+            )
         else:
             skipped[LEFT_OUT] += 1
     return found
+
+
+def _changed(tokenizer: Any, better: Sequence[int], worse: Sequence[int]) -> Changed:
+    marks = changed_tokens(pieces(tokenizer, worse), pieces(tokenizer, better))
+    return tuple(np.flatnonzero(marks[1]).tolist()), tuple(np.flatnonzero(marks[0]).tolist())
 
 
 def _prompt_ids(recipe: Recipe, row: Row, tokenizer: Any) -> list[int]:

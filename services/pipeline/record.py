@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlft_core.config.edits import FileEditsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data.load import find_file
 
 RECORD = "stage.json"
@@ -87,7 +88,8 @@ def fingerprints(recipe: Recipe, model: str, base_dir: Path) -> dict[str, str]:
     for stage in recipe.stages:
         sources = {name: found.get(name, "base") for name in sorted(_sources(recipe, stage))}
         decisive = stage.model_dump(mode="json", exclude=_NOT_DECISIVE)
-        found[stage.name] = _digest({**common, "stage": decisive, "sources": sources})
+        files = {"edits": _digests_of(_edit_files(stage), base_dir)} if _edit_files(stage) else {}
+        found[stage.name] = _digest({**common, "stage": decisive, "sources": sources, **files})
     return found
 
 
@@ -104,7 +106,18 @@ def _sources(recipe: Recipe, stage: StageConfig) -> set[str]:
 
 def _file_digests(recipe: Recipe, base_dir: Path) -> dict[str, str]:
     sources = [recipe.data.train, recipe.data.validation, recipe.data.test]
-    files = [source for source in sources if isinstance(source, str) and not source.startswith("hf:")]
+    return _digests_of([source for source in sources if isinstance(source, str)], base_dir)
+
+
+def _edit_files(stage: StageConfig) -> list[str]:
+    """The files of edits that a stage learns from."""
+    if not isinstance(stage, RewardModelStage) or not isinstance(stage.edits, FileEditsConfig):
+        return []
+    return [source for source in (stage.edits.train, stage.edits.validation) if source is not None]
+
+
+def _digests_of(sources: Sequence[str], base_dir: Path) -> dict[str, str]:
+    files = [source for source in sources if not source.startswith("hf:")]
     return {name: hashlib.sha256(find_file(name, base_dir=base_dir).read_bytes()).hexdigest() for name in files}
 
 

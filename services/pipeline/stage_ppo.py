@@ -67,7 +67,13 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
     fleet = create_fleet(
         recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
     )
-    scorers = create_scorers(stage, context.with_models(stage, stage.rewards), context.base_dir)
+    scorers = create_scorers(
+        stage,
+        context.with_models(stage, stage.rewards),
+        context.base_dir,
+        policy=start,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     learner = create_learner(context, stage, start, (prompts.ids[0], encode_target(tokenizer, prompts.rows[0].output)))
     source = PromptSource(
         prompts.rows,
@@ -110,15 +116,32 @@ def _watched_prompts(context: RunContext, stage: PpoStage, tokenizer: Any) -> li
     ]
 
 
-def create_scorers(stage: PpoStage, rewards: tuple[RewardConfig, ...], search_path: Path) -> ScorerPool:
-    """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name."""
+def create_scorers(
+    stage: PpoStage,
+    rewards: tuple[RewardConfig, ...],
+    search_path: Path,
+    *,
+    policy: str | None = None,
+    trust_remote_code: bool = False,
+) -> ScorerPool:
+    """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name.
+
+    `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
+    """
     models = [reward for reward in rewards if isinstance(reward, RewardModelConfig)]
     may_skip = stage.max_skipped_samples > 0
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
     actor = ray.remote(ScoringActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
     actors = [
-        actor.remote(rewards, may_skip=may_skip, search_path=str(search_path), num_threads=threads)
+        actor.remote(
+            rewards,
+            may_skip=may_skip,
+            search_path=str(search_path),
+            num_threads=threads,
+            policy=policy,
+            trust_remote_code=trust_remote_code,
+        )
         for _ in range(stage.num_scorers)
     ]
     return ScorerPool(

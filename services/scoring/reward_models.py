@@ -15,7 +15,7 @@ import ray
 import torch
 
 from rlft_core.config.rewards import RewardModelConfig
-from rlft_core.rewards.protocol import Sample, samples_of
+from rlft_core.rewards.protocol import RewardValue, Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
 
@@ -24,7 +24,7 @@ from rlft_core.types import RolloutGroup
 class ModelScores:
     """The rewards of a group's completions. `span`: when the pass that made them started and ended, since the epoch."""
 
-    values: tuple[float, ...]
+    values: tuple[RewardValue, ...]
     span: tuple[float, float]
 
 

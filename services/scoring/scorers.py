@@ -20,7 +20,8 @@ from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.errors import EngineError, RewardError, RlftError
 from rlft_core.evaluation.text import text_metrics
 from rlft_core.models.default_model import DEFAULT_MODEL
-from rlft_core.rewards.build import build_rewards
+from rlft_core.models.loading import load_tokenizer
+from rlft_core.rewards.build import build_rewards, is_span_reward
 from rlft_core.rewards.embedding import shared_embedder
 from rlft_core.rewards.given import GivenReward
 from rlft_core.rewards.protocol import WeightedReward, sample_of
@@ -44,7 +45,14 @@ class ScoringActor:
     """Scores groups. Placed with `ray.remote` by the pool."""
 
     def __init__(
-        self, rewards: tuple[RewardConfig, ...], *, may_skip: bool, search_path: str, num_threads: int
+        self,
+        rewards: tuple[RewardConfig, ...],
+        *,
+        may_skip: bool,
+        search_path: str,
+        num_threads: int,
+        policy: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         import sys
 
@@ -52,8 +60,11 @@ class ScoringActor:
             sys.path.insert(0, search_path)
         torch.set_num_threads(num_threads)
         self._configs = rewards
+        # Only who looks at single tokens needs to know what they say.
+        wanted = any(isinstance(config, RewardModelConfig) or is_span_reward(config) for config in rewards)
+        self._tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code) if policy and wanted else None
         here = [config for config in rewards if not isinstance(config, RewardModelConfig)]
-        self._built = {built.reward.name: built for built in build_rewards(here)}
+        self._built = {built.reward.name: built for built in build_rewards(here, tokenizer=self._tokenizer)}
         self._may_skip = may_skip
 
     def ready(self) -> bool:
@@ -87,7 +98,7 @@ class ScoringActor:
 
     def records(self, scored: ScoredGroup) -> list[SampleRecord]:
         """A scored group as text, for a person to read."""
-        return sample_records(scored)
+        return sample_records(scored, tokenizer=self._tokenizer)
 
 
 class ScorerPool:

@@ -29,7 +29,8 @@ from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.ppo import PpoState, ppo_update
-from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
+from rlft_core.updates.reward import RewardState, reward_update, score_contrasts
+from rlft_core.updates.reward_texts import TokenContrast
 from services.learner.rank import layers_of, shard
 from services.learner.reward_worker import round_to
 
@@ -136,7 +137,7 @@ def run_reward_model(model: str, rank: int, collective: Collective) -> dict[str,
     rows = []
     for step in range(NUM_STEPS):
         rows.append(reward_update(state, contrasts_of(step)[rank :: collective.num_ranks], stage))
-    scores = score_contrasts(state, contrasts_of(NUM_STEPS)[:3])
+    scores = score_contrasts(state, contrasts_of(NUM_STEPS)[:3], stage)
     round_to(state, torch.bfloat16)
     weights = full_weights(module)
     sums = {n: [float(w.double().sum()), float(w.double().square().sum())] for n, w in weights.items()}

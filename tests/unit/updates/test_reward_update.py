@@ -17,7 +17,8 @@ from rlft_core.models.loading import trainable_reward_model
 from rlft_core.models.reward_model import RewardModel
 from rlft_core.updates.collective import Alone
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.reward import RewardState, TokenContrast, reward_update, score_contrasts
+from rlft_core.updates.reward import RewardState, reward_update, score_contrasts
+from rlft_core.updates.reward_texts import TokenContrast
 
 
 def contrasts(num_rows: int = 5, *, seed: int = 0) -> list[TokenContrast]:
@@ -107,7 +108,7 @@ def test_it_learns_to_tell_good_from_bad(tiny_folder: Path) -> None:
 def test_scores_are_those_of_each_text_alone(tiny_folder: Path) -> None:
     rows = contrasts(4)
     state = new_state(tiny_folder, stage(), budget=24)
-    found = score_contrasts(state, rows)
+    found = score_contrasts(state, rows, stage())
     for row, scores in zip(rows, found, strict=True):
         expected = [plain_score(state.model, row.prompt, text).item() for text in (row.positive, *row.negatives)]
         assert scores == pytest.approx(expected, abs=1e-5)
@@ -140,11 +141,11 @@ class Half:
 def test_two_ranks_score_every_contrast_once(tiny_folder: Path) -> None:
     rows = contrasts(5)
     state = new_state(tiny_folder, stage())
-    expected = score_contrasts(state, rows)
+    expected = score_contrasts(state, rows, stage())
     first = Half(0)
     state.collective = first
-    score_contrasts(state, rows)
+    score_contrasts(state, rows, stage())
     state.collective = Half(1, first.calls)
-    found = score_contrasts(state, rows)
+    found = score_contrasts(state, rows, stage())
     for a, b in zip(found, expected, strict=True):
         assert a == pytest.approx(b, abs=1e-5)

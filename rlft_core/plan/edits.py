@@ -1,0 +1,83 @@
+"""Minimal edits that a recipe names, looked at before anything starts: files, functions, the editor's task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
+from rlft_core.config.recipe import Recipe
+from rlft_core.config.stages import BASE, RewardModelStage
+from rlft_core.data import Splits, render
+from rlft_core.errors import ConfigError
+from rlft_core.models.default_model import resolve_model
+from rlft_core.negatives import Contrast
+from rlft_core.negatives.edited import editing_row, edits_of_file
+from rlft_core.negatives.units import plain
+from rlft_core.plan.data import naming
+from rlft_core.rewards.custom import import_function
+
+
+def check_edits(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
+    """Read files of edits, import functions, fill the editor's template. Returns warnings.
+
+    Raises:
+        ConfigError, DataError, ModelError: naming the stage's key, and the row where it is one.
+    """
+    warnings = []
+    for stage in recipe.stages:
+        if not isinstance(stage, RewardModelStage):
+            continue
+        key, config = f"stages.{stage.name}.edits", stage.edits
+        if isinstance(config, FileEditsConfig):
+            warnings += _check_files(recipe, config, splits, base_dir, key)
+        elif isinstance(config, FunctionEditsConfig):
+            import_function(
+                config.function,
+                where=f"{key}: function '{config.function}'",
+                arguments=("row", "original"),
+                params=config.params,
+            )
+        elif isinstance(config, EditorEditsConfig):
+            _check_editor(recipe, config, splits, key)
+    return warnings
+
+
+def _check_files(recipe: Recipe, config: FileEditsConfig, splits: Splits, base_dir: Path, key: str) -> list[str]:
+    warnings = []
+    tested = {plain(row.input).casefold() for row in splits.test}
+    sides = {"train": config.train, "validation": config.validation}
+    for side, source in sides.items():
+        if source is None:
+            warnings.append(
+                f"{key}.validation is not given: nobody will know how well the reward model tells good from bad"
+            )
+            continue
+        edits = edits_of_file(config, source, recipe.data, base_dir, key=f"{key}.{side}")
+        with naming(f"{key}.{side}"):
+            for contrast in edits:
+                render(recipe.data.prompt.template, contrast.row)
+        warnings += _of_nothing(edits, f"{key}.{side}")
+        shared = sum(plain(contrast.row.input).casefold() in tested for contrast in edits)
+        if shared:
+            warnings.append(
+                f"{key}.{side}: {shared} of {len(edits)} prompts are those of test rows, so the evaluation is no longer of rows "
+                "that nothing was trained on"
+            )
+    return warnings
+
+
+def _of_nothing(edits: Sequence[Contrast], key: str) -> list[str]:
+    same = sum(plain(negative.text) == plain(c.row.output) for c in edits for negative in c.negatives)
+    return [f"{key}: {same} edits change nothing and will be left out"] if same else []
+
+
+def _check_editor(recipe: Recipe, config: EditorEditsConfig, splits: Splits, key: str) -> None:
+    if config.model != BASE:
+        with naming(f"{key}.model"):
+            resolve_model(config.model, trust_remote_code=recipe.model.trust_remote_code)
+    if "{original}" not in config.template:
+        raise ConfigError(f"{key}.template has no {{original}}, so the editor would not see what to edit; put it in")
+    with naming(f"{key}.template"):
+        for row in splits.train:
+            render(config.template, editing_row(row, "text"))
