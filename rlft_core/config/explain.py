@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-_DISCRIMINATORS = ("type", "check", "kind")
+_DISCRIMINATORS = ("type", "check", "kind", "source")
 _KINDS = {"str": "text", "int": "a whole number", "float": "a number"}
 _MOST_CHARS = 80
 _MOST_KEYS = 12

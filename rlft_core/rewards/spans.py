@@ -69,7 +69,7 @@ def shared(spans: Sequence[tuple[int, int, float]], ends: Sequence[int]) -> np.n
     starts = np.concatenate([[0], stops[:-1]])
     earned = np.zeros(len(stops))
     for start, end, value in spans:
-        touched = (starts < end) & (stops > start)
+        touched = (starts < end) & (stops > start) & (stops > starts)
         earned[touched] += value / touched.sum()
     return earned.astype(np.float32)
 

@@ -14,7 +14,7 @@ from rlft_core.errors import DataError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives import Contrast, Negative
 from rlft_core.types import Row
-from services.pipeline.encoding import LEFT_OUT, encode_contrasts, encode_pairs, encode_prompts
+from services.pipeline.encoding import LEFT_OUT, REWRITTEN, encode_contrasts, encode_pairs, encode_prompts
 
 ROWS = [Row("short", "a file", "a tool"), Row("long", "a file", "a small tool " * 60), Row("next", "a game", "a game")]
 
@@ -80,3 +80,37 @@ def test_a_contrast_left_without_a_negative_is_counted(tokenizer: Any) -> None:
     rows = [Contrast(ROWS[0], (Negative("typos", "a tool"),)), Contrast(ROWS[1], (Negative("typos", "a toll"),))]
     assert encode_contrasts(recipe("error"), rows, tokenizer, skipped=skipped) == []
     assert skipped == {"typos": 1, LEFT_OUT: 2}
+
+
+def test_tokens_that_differ_are_marked_on_both_sides(tokenizer: Any) -> None:
+    row = Row("short", "a file", "a small tool")
+    negatives = (
+        Negative("typos", "a smoll tool"),
+        Negative("dropped", "a tool"),
+        Negative("cut", "a small tool", False),
+    )
+    skipped: Counter[str] = Counter()
+    (found,) = encode_contrasts(recipe("error"), [Contrast(row, negatives)], tokenizer, skipped=skipped, marked=True)
+    assert len(found.changed) == 3
+
+    def text(ids: tuple[int, ...], at: tuple[int, ...]) -> str:
+        return str(tokenizer.decode([ids[t] for t in at])).strip()
+
+    for number, (better, worse) in enumerate((("small", "smoll"), ("small", ""))):
+        good, bad = found.changed[number]
+        assert set(better) >= set(text(found.positive, good).replace(" ", ""))
+        assert set(worse) >= set(text(found.negatives[number], bad).replace(" ", ""))
+        assert good
+    assert found.changed[1][1] == ()
+    assert found.changed[2] == ((len(found.positive) - 1,), ())  # only its end is missing
+
+
+def test_an_edit_that_rewrites_is_left_out_and_counted(tokenizer: Any) -> None:
+    row = Row("short", "a file", "a small tool")
+    negatives = (Negative("corrected", "a smal tool"), Negative("corrected", "games for everybody else"))
+    skipped: Counter[str] = Counter()
+    (found,) = encode_contrasts(
+        recipe("error"), [Contrast(row, negatives)], tokenizer, skipped=skipped, marked=True, min_kept=0.4
+    )
+    assert len(found.negatives) == len(found.changed) == 1
+    assert skipped == {REWRITTEN: 1}

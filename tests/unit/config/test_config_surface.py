@@ -29,7 +29,12 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
             keys.append(prefix + name)
         for section in inner:
             tag = next(
-                (section.model_fields[k].default for k in ("type", "check", "kind") if k in section.model_fields), None
+                (
+                    section.model_fields[k].default
+                    for k in ("type", "check", "kind", "source")
+                    if k in section.model_fields
+                ),
+                None,
             )
             keys += keys_of(section, f"{prefix}{name}{f'[{tag}]' if tag else ''}.")
     return keys

@@ -1,0 +1,119 @@
+"""Minimal edits in a recipe: what is refused before anything starts, what is warned of, and what a stage then does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlft_core.config.recipe import Recipe
+from rlft_core.config.stages import RewardModelStage
+from rlft_core.errors import ConfigError, DataError, ModelError
+from rlft_core.plan import Plan, make_plan
+from services.pipeline.record import fingerprints
+from tests.unit.plan.parts import LAPTOP, recipe_in
+
+TYPO = {"input": "x 1", "original": "answr 1", "edited": "answer 1"}
+
+
+def recipe(base: Path, edits: dict[str, Any] | None, **reward: Any) -> Recipe:
+    stages = [
+        {"type": "sft"},
+        {"type": "reward_model", "num_steps": 10, **({"edits": edits} if edits else {}), **reward},
+        {"type": "ppo", "num_steps": 5, "rewards": [{"type": "reward_model"}]},
+    ]
+    return recipe_in(base, stages=stages)
+
+
+def plan(base: Path, edits: dict[str, Any], **reward: Any) -> Plan:
+    return make_plan(recipe(base, edits, **reward), base_dir=base, available=LAPTOP, encode=False)
+
+
+def write(base: Path, *rows: dict[str, Any], name: str = "edits.jsonl") -> dict[str, Any]:
+    (base / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"source": "file", "train": name}
+
+
+def correct(row: Any, original: str) -> str:
+    return original
+
+
+def test_edits_in_a_file_are_read_before_anything_starts(base: Path) -> None:
+    found = plan(base, write(base, TYPO), level="token")
+    assert any("edits.validation is not given" in warning for warning in found.warnings)
+    with pytest.raises(DataError, match=r"stages\.reward_model\.edits\.train: .*row edits:1: field 'original'"):
+        plan(base, write(base, {"input": "x", "edited": "a"}))
+    with pytest.raises(DataError, match=r"stages\.reward_model\.edits\.train: .*nowhere\.jsonl does not exist"):
+        plan(base, {"source": "file", "train": "nowhere.jsonl"})
+
+
+def test_edits_that_change_nothing_or_show_test_rows_are_warned_of(base: Path) -> None:
+    edits = write(base, TYPO, {**TYPO, "original": "answer 1 "}, {**TYPO, "input": "text 105"})
+    warnings = plan(base, {**edits, "validation": "edits.jsonl"}).warnings
+    assert any("edits.train: 1 edits change nothing" in warning for warning in warnings)
+    assert any("edits.train: 1 of 2 prompts are those of test rows" in warning for warning in warnings)
+
+
+def test_a_function_and_an_editor_are_checked(base: Path) -> None:
+    plan(base, {"source": "function", "function": f"{__name__}:correct"})
+    with pytest.raises(ConfigError, match=r"stages\.reward_model\.edits: function 'nowhere:f': there is no module"):
+        plan(base, {"source": "function", "function": "nowhere:f"})
+    found = plan(base, {"source": "editor"})
+    assert any("stages.reward_model first runs 1 engine(s)" in note for note in found.notes)
+    with pytest.raises(ConfigError, match=r"edits\.template has no {original}"):
+        plan(base, {"source": "editor", "template": "{input}"})
+    with pytest.raises(DataError, match=r"stages\.reward_model\.edits\.template: .*{nothing}"):
+        plan(base, {"source": "editor", "template": "{original} {nothing}"})
+    with pytest.raises(ModelError, match=r"stages\.reward_model\.edits\.model: "):
+        plan(base, {"source": "editor", "model": "./no_such_folder"})
+
+
+def test_damaged_outputs_are_counted_like_negatives(base: Path) -> None:
+    found = plan(base, {"source": "corrupted", "per_row": 2})
+    assert found.stages[1].num_samples == 10 * 8 * 3
+    stage = recipe(base, {"source": "corrupted"}).stage("reward_model")
+    assert isinstance(stage, RewardModelStage)
+    assert [kind.label for kind in stage.kinds] == ["typos", "hallucinated", "dropped", "doubled", "swapped"]
+
+
+@pytest.mark.parametrize(
+    "edits, reward, told",
+    [
+        (None, {"loss": "edited"}, "loss: edited looks at single tokens; set level to token"),
+        (None, {"loss": "labels"}, "loss: labels looks at single tokens"),
+        (
+            None,
+            {"level": "token", "loss": "labels", "margin": 1.0},
+            "margin belongs to the losses bradley_terry and edited",
+        ),
+        ({"source": "corrupted"}, {"negatives": [{"kind": "typos"}]}, "give `negatives` or `edits`, not both"),
+        ({"source": "guess"}, {}, r"edits\.source: there is no 'guess'; choose from file, corrupted, function, editor"),
+        ({"source": "corrupted", "min_kept": 1.0}, {}, r"edits\.min_kept: must be less than 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    base: Path, edits: dict[str, Any] | None, reward: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        recipe(base, edits, **reward)
+
+
+def test_keys_for_tokens_belong_to_models_of_tokens(base: Path) -> None:
+    rewards = [{"type": "reward_model", "smooth": 1}]
+    stages = [{"type": "reward_model"}, {"type": "ppo", "rewards": rewards}]
+    with pytest.raises(ConfigError, match="smooth is for models that reward every token, and stage 'reward_model' has"):
+        recipe_in(base, stages=stages)
+    stages[0]["level"] = "token"
+    assert recipe_in(base, stages=stages)
+
+
+def test_other_edits_are_another_stage(base: Path) -> None:
+    edits = write(base, TYPO)
+    before = fingerprints(recipe(base, edits), "model", base)
+    write(base, TYPO, TYPO)
+    after = fingerprints(recipe(base, edits), "model", base)
+    assert before["sft"] == after["sft"]
+    assert before["reward_model"] != after["reward_model"]
+    assert before["ppo"] != after["ppo"]
