@@ -6,6 +6,7 @@
     rlft negatives RECIPE  the bad outputs that its reward model learns from, side by side
     rlft doctor          what this machine has and how to mend what is missing
     rlft report RUN      build a run's HTML report again
+    rlft show tokens RUN   texts with every token coloured by what it earned
     rlft version
 
 Exit codes: 0 done, 1 something failed while running, 2 something the user can mend, 130 interrupted.
@@ -58,6 +59,8 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
+show_app = typer.Typer(help="Look at what a run left.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(show_app, name="show")
 
 
 @app.command()
@@ -154,8 +157,22 @@ def report(
     with told(debug):
         from services.observe.report import build_report
 
-        folder = run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
-        typer.echo(build_report(folder))
+        typer.echo(build_report(_run_folder(run, runs_dir)))
+
+
+@show_app.command("tokens")
+def show_tokens_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its name inside RUNS_DIR.")],
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most texts of each stage.")] = 8,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Print texts of a run with every token coloured by what it earned."""
+    with told(debug):
+        from services.cli.show import show_tokens
+
+        show_tokens(_run_folder(run, runs_dir), stage=stage, limit=limit)
 
 
 @app.command()
@@ -168,6 +185,10 @@ def version() -> None:
         typer.echo(installed("rlft"))
     except PackageNotFoundError:
         typer.echo("unknown: rlft is not installed, only its files are there")
+
+
+def _run_folder(run: Path, runs_dir: Path) -> Path:
+    return run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
 
 
 def prepared_recipe(path: Path, overrides: list[str], *, name: str | None = None) -> Recipe:

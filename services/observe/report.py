@@ -20,6 +20,7 @@ from rlft_core.config.postprocess import POST
 from services.observe import charts, wording
 from services.observe.report_curves import curves_of
 from services.observe.report_reward_model import findings_of
+from services.observe.report_tokens import HeatToken, edits_of, heat, scale_of
 from services.observe.report_watch import watch_of
 from services.observe.run_files import RunFiles, StageMetrics, read_run
 
@@ -108,6 +109,7 @@ class TrainingSample:
     reward: str
     breakdown: tuple[tuple[str, str], ...]
     finish_reason: str
+    tokens: tuple[HeatToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def build_report(run_dir: Path) -> Path:
         earlier_evaluations=evaluations,
         curves=[curves_of(stage, run.samples) for stage in stages],
         reward_models=[findings_of(stage, result) for stage, result in run.reward_models.items()],
+        token_rewards={stage: edits_of(rows) for stage, rows in run.token_rewards.items()},
         watches={stage: watch_of(looks) for stage, looks in run.watches.items()},
         held_out=held_out_of(run.outputs),
         num_open=_NUM_OPEN_SAMPLES,
@@ -299,16 +302,17 @@ def training_samples_of(stage: str, rows: Sequence[Mapping[str, Any]], *, per_st
     if not steps:
         return []
     shown = []
+    scale = scale_of(token for row in own for token in row.get("tokens") or ())
     for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]}):
         seen: dict[str, Mapping[str, Any]] = {}
         for row in own:
             if row.get("step") == step:
                 seen.setdefault(str(row.get("id")), row)
-        shown += [_training_sample(step, row) for row in list(seen.values())[:per_step]]
+        shown += [_training_sample(step, row, scale) for row in list(seen.values())[:per_step]]
     return shown
 
 
-def _training_sample(step: int, row: Mapping[str, Any]) -> TrainingSample:
+def _training_sample(step: int, row: Mapping[str, Any], scale: float) -> TrainingSample:
     reward = row.get("reward")
     breakdown: Mapping[str, float | None] = row.get("breakdown") or {}
     return TrainingSample(
@@ -319,6 +323,7 @@ def _training_sample(step: int, row: Mapping[str, Any]) -> TrainingSample:
         reward=f"{reward:.3f}" if isinstance(reward, int | float) else "none",
         breakdown=tuple((name, "none" if value is None else f"{value:.2f}") for name, value in breakdown.items()),
         finish_reason=str(row.get("finish_reason", "")),
+        tokens=heat(row.get("tokens") or (), scale),
     )
 
 

@@ -50,11 +50,17 @@ def findings_of(stage: str, result: Mapping[str, Any]) -> RewardModelFindings:
     names = dict.fromkeys([*kinds, *made, *skipped])
     lines = [_line(name, kinds.get(name), made.get(name), skipped.get(name), bounds=(lowest, 1.0)) for name in names]
     positives: Mapping[str, float] = result["positives"]
-    facts = (
+    facts: tuple[tuple[str, str], ...] = (
         ("Calibration error", f"{result['calibration']['ece']:.3f}"),
         ("Brier score", f"{result['calibration']['brier']:.3f}"),
         ("Reward of references", f"{_GAP.value(positives['mean'])} ± {positives['std']:.2f}"),
     )
+    found = (result.get("localisation") or {}).get("worse")
+    if found:
+        facts = (
+            *facts,
+            ("Finds edited tokens", f"AUC {found['auc']:.3f}, average precision {found['average_precision']:.2f}"),
+        )
     return RewardModelFindings(
         stage=stage,
         lines=(*lines, _measured("All, by row", overall, bounds=(lowest, 1.0))),

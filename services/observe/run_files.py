@@ -37,8 +37,8 @@ class StageMetrics:
 class RunFiles:
     """A run folder, read. `missing` says in words which parts were not there.
 
-    `reward_models` holds what reward-model stages found, `watches` the looks of PPO stages that were watched, by stage;
-    most runs have neither, so they are never missing.
+    `reward_models` holds what reward-model stages found, `token_rewards` held-out edits with a model's token rewards,
+    `watches` the looks of PPO stages that were watched, by stage; most runs have none of them, so they are never missing.
     """
 
     folder: Path
@@ -48,6 +48,7 @@ class RunFiles:
     samples: tuple[Mapping[str, Any], ...]
     outputs: tuple[Mapping[str, Any], ...]
     reward_models: Mapping[str, Mapping[str, Any]]
+    token_rewards: Mapping[str, tuple[Mapping[str, Any], ...]]
     watches: Mapping[str, tuple[Mapping[str, Any], ...]]
     finished_at_s: float | None
     missing: tuple[str, ...]
@@ -77,6 +78,9 @@ def read_run(folder: Path) -> RunFiles:
         samples=tuple(samples),
         outputs=tuple(outputs),
         reward_models=_reward_models(folder),
+        token_rewards={
+            path.parent.name: tuple(jsonl.read_rows(path)) for path in sorted(folder.glob("stages/*/tokens.jsonl"))
+        },
         watches=_watches(folder),
         finished_at_s=max(times) if times else None,
         missing=tuple(missing),

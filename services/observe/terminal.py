@@ -231,9 +231,16 @@ def reward_model_rows(result: Mapping[str, Any]) -> list[list[str]]:
 def reward_model_facts(result: Mapping[str, Any]) -> str:
     """One line: how well its probabilities are calibrated, and where the references' rewards lie."""
     calibration, positives = result["calibration"], result["positives"]
+    found = (result.get("localisation") or {}).get("worse")
+    tokens = (
+        f"; finds edited tokens with an AUC of {found['auc']:.3f} and an average precision of {found['average_precision']:.2f} "
+        f"(guessing: {found['share']:.2f})"
+        if found
+        else ""
+    )
     return (
         f"calibration error {calibration['ece']:.3f}, Brier score {calibration['brier']:.3f}; references have a mean "
-        f"reward of {positives['mean']:.3f} and a standard deviation of {positives['std']:.3f}"
+        f"reward of {positives['mean']:.3f} and a standard deviation of {positives['std']:.3f}{tokens}"
     ).replace("-", MINUS)
 
 

@@ -49,10 +49,11 @@ def call(*arguments: str) -> Any:
 
 
 def test_commands_and_options_are_these() -> None:
-    group = typer.main.get_command(app)
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    commands |= {f"show {name}": command for name, command in commands.pop("show").commands.items()}
     found = {
         name: sorted(text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts))
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        for name, command in commands.items()
     }
     assert found == {
         "init": [
@@ -71,6 +72,7 @@ def test_commands_and_options_are_these() -> None:
         "doctor": ["--json"],
         "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
         "report": ["--debug", "--runs-dir", "run"],
+        "show tokens": ["--debug", "--limit", "--runs-dir", "--stage", "run"],
         "version": [],
     }
 
