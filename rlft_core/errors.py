@@ -44,6 +44,10 @@ class RewardError(UserError):
     """A reward raised or returned something that is not a finite number. Names the reward and the sample."""
 
 
+class JudgeError(UserError):
+    """A judge cannot say which of two answers is better. Names the row and the way out."""
+
+
 class ResourceError(UserError):
     """More was asked than there is: CPUs, GPUs, memory or disk. Says both numbers."""
 

@@ -6,6 +6,7 @@
     rlft negatives RECIPE  the bad outputs that its reward model learns from, side by side
     rlft doctor          what this machine has and how to mend what is missing
     rlft report RUN      build a run's HTML report again
+    rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
     rlft show tokens RUN   texts with every token coloured by what it earned
     rlft version
 
@@ -158,6 +159,34 @@ def report(
         from services.observe.report import build_report
 
         typer.echo(build_report(_run_folder(run, runs_dir)))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN[:SYSTEM]...", help="Runs, and which of their systems; default: the newest."),
+    ],
+    judge: Annotated[
+        str,
+        typer.Option("--judge", help="Folder of a reward model that took no part in training, or a language model."),
+    ],
+    reference: Annotated[
+        str,
+        typer.Option("--reference", help="What all are compared with: gold, a system of the first run, or RUN:SYSTEM."),
+    ] = "gold",
+    stage: Annotated[str | None, typer.Option("--stage", help="Evaluation to read; default: the last one.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the numbers to this JSON file.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Judge what runs wrote for the same held-out rows against one fixed reference, in both orders, with intervals."""
+    with told(debug):
+        from services.cli.compare import compare_runs
+
+        compare_runs(
+            runs, reference=reference, judge=judge, stage=stage, runs_dir=runs_dir, base_dir=Path.cwd(), out=out
+        )
 
 
 @show_app.command("tokens")

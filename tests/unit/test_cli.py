@@ -72,6 +72,7 @@ def test_commands_and_options_are_these() -> None:
         "doctor": ["--json"],
         "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
         "report": ["--debug", "--runs-dir", "run"],
+        "compare": ["--debug", "--judge", "--out", "--reference", "--runs-dir", "--stage", "runs"],
         "show tokens": ["--debug", "--limit", "--runs-dir", "--stage", "run"],
         "version": [],
     }

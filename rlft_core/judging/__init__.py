@@ -1,0 +1,1 @@
+"""Judges: which of two answers to the same task is the better one."""
