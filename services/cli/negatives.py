@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rlft_core.config import Recipe
+from rlft_core.config.edits import FileEditsConfig
 from rlft_core.config.negatives import ModelSamplesConfig, NegativeConfig, RandomTokensConfig
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.negatives import NO_NEGATIVES, Contrast, Made, make_corpus, make_negatives, one_of_each, read_samples
+from rlft_core.negatives.edited import edits_of_file
 from rlft_core.types import Row
 
 SAMPLES_FILE = "samples.jsonl"
@@ -44,6 +46,8 @@ def show_negatives(recipe: Recipe, *, stage_name: str | None, num_shown: int, ba
     if len(kinds) < len(stage.kinds):
         console.print(Text(_later(stage, samples_file), style="yellow"), soft_wrap=True)
     if not kinds:
+        if stage.edits is not None:
+            _show_edits(recipe, stage, num_shown, base_dir, console)
         return
     rows = rows_of(recipe.data, base_dir, recipe.seed).train
     corpus = make_corpus(
@@ -79,6 +83,27 @@ def evenly(rows: Sequence[Row], count: int) -> list[Row]:
     """At most `count` rows, spread evenly from the first on."""
     count = min(count, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def _show_edits(recipe: Recipe, stage: RewardModelStage, num_shown: int, base_dir: Path, console: Console) -> None:
+    """Edits in a file, original above edited; those that are made while the stage runs cannot be shown yet."""
+    if not isinstance(stage.edits, FileEditsConfig):
+        where = f"runs/{recipe.name}/stages/{stage.name}/edits-train.jsonl"
+        console.print(Text(f"Edits are made of what the model writes while the stage runs; they will be in {where}."))
+        return
+    key = f"stages.{stage.name}.edits.train"
+    edits = edits_of_file(stage.edits, stage.edits.train, recipe.data, base_dir, key=key)
+    count = min(num_shown, len(edits))
+    for contrast in (edits[index * len(edits) // count] for index in range(count)):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False, expand=True)
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column(ratio=1, overflow="fold")
+        table.add_row("input", _shown(contrast.row.input))
+        for negative in contrast.negatives:
+            table.add_row("original", _shown(negative.text, ended=negative.ended))
+        table.add_row("edited", Text(_shown(contrast.row.output).plain, style="green"))
+        console.print(table)
+    console.print(Text(f"{sum(len(c.negatives) for c in edits):,} edits of {len(edits):,} texts."))
 
 
 def side_by_side(contrast: Contrast, kinds: Sequence[NegativeConfig]) -> Table:

@@ -140,3 +140,26 @@ def test_shown_rows_are_spread_evenly() -> None:
     assert [row.id for row in evenly(rows, 4)] == ["0", "2", "5", "7"]
     assert [row.id for row in evenly(rows[:2], 5)] == ["0", "1"]
     assert evenly(rows, 0) == evenly([], 3) == []
+
+
+def with_edits(here: Path, edits: str) -> list[str]:
+    content = f"name: mine\nmodel: {{name: some/model}}\ndata: {{train: rows.jsonl}}\nstages:\n  - type: reward_model\n    edits: {edits}\n"
+    (here / "edits.yaml").write_text(content)
+    return lines(call("edits.yaml", "--show", "2"))
+
+
+def test_edits_are_shown_too(here: Path) -> None:
+    edits = [{"input": f"in {k}", "original": f"befor {k}", "edited": f"before {k}"} for k in range(4)]
+    (here / "edits.jsonl").write_text("\n".join(json.dumps(edit) for edit in edits))
+    shown = with_edits(here, "{source: file, train: edits.jsonl}")
+    assert [line for line in shown if not line.startswith("input")] == [
+        "original befor 0",
+        "edited before 0",
+        "original befor 2",
+        "edited before 2",
+        "4 edits of 4 texts.",
+    ]
+    damaged = with_edits(here, "{source: corrupted, per_row: 1}")
+    assert any(line.startswith("dropped ") for line in damaged)
+    (later,) = with_edits(here, "{source: editor}")
+    assert "they will be in runs/mine/stages/reward_model/edits-train.jsonl" in later
