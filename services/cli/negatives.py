@@ -89,7 +89,10 @@ def _show_edits(recipe: Recipe, stage: RewardModelStage, num_shown: int, base_di
     """Edits in a file, original above edited; those that are made while the stage runs cannot be shown yet."""
     if not isinstance(stage.edits, FileEditsConfig):
         where = f"runs/{recipe.name}/stages/{stage.name}/edits-train.jsonl"
-        console.print(Text(f"Edits are made of what the model writes while the stage runs; they will be in {where}."))
+        console.print(
+            Text(f"Edits are made of what the model writes while the stage runs; they will be in {where}."),
+            soft_wrap=True,
+        )
         return
     key = f"stages.{stage.name}.edits.train"
     edits = edits_of_file(stage.edits, stage.edits.train, recipe.data, base_dir, key=key)

@@ -76,7 +76,7 @@ def _line(record: SampleRecord) -> dict[str, Any]:
 
 
 def _short(value: float) -> float:
-    return round(float(value), 4)
+    return round(float(value), 6)
 
 
 class SampleLog:

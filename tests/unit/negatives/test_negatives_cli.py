@@ -143,7 +143,8 @@ def test_shown_rows_are_spread_evenly() -> None:
 
 
 def with_edits(here: Path, edits: str) -> list[str]:
-    content = f"name: mine\nmodel: {{name: some/model}}\ndata: {{train: rows.jsonl}}\nstages:\n  - type: reward_model\n    edits: {edits}\n"
+    head = "name: mine\nmodel: {name: some/model}\ndata: {train: rows.jsonl}\n"
+    content = f"{head}stages:\n  - type: reward_model\n    edits: {edits}\n"
     (here / "edits.yaml").write_text(content)
     return lines(call("edits.yaml", "--show", "2"))
 
