@@ -125,6 +125,12 @@ class Recipe(Strict):
             raise ValueError(
                 f"{where}: advantage.critic.start_from '{start}' is no earlier stage of type reward_model; there are: {there}"
             )
+        trained = self.stage(start) if start is not None else None
+        if isinstance(trained, RewardModelStage) and trained.level == "token":
+            raise ValueError(
+                f"{where}: advantage.critic.start_from '{start}' rewards single tokens, which says nothing of what is still to "
+                "come; take a stage with level: sequence, or leave start_from out"
+            )
 
     def _check_token_keys(self, where: str, reward: RewardModelConfig, source: str) -> None:
         trained = self.stage(source)

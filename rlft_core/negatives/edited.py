@@ -25,6 +25,7 @@ from rlft_core.types import Row
 
 NOTHING_CHANGED = "nothing to correct, or nothing changed"
 NO_EDIT = "the editor gave no minimal edit"
+TOO_LONG = "too long for the editor"
 _LABEL = re.compile(
     r"^\s*(?:here(?:'s| is)[^\n:]{0,60}:|(?:the )?(?:corrected|edited|revised|fixed)\s*(?:text|version|answer|response)?\s*:)\s*",
     re.IGNORECASE,
@@ -71,13 +72,16 @@ def edits_of_editor(
     """The first answer to each original that is a minimal edit of it.
 
     Args:
-        answers: by row id and number of the original.
+        answers: by row id and number of the original; originals without any were too long to be asked for.
         acceptable: whether (original, edited) is minimal enough.
     """
     found: list[tuple[Row, Negative]] = []
     for row in rows:
         for number, (text, ended) in enumerate(originals.get(row.id, ())):
-            given = [cleaned(answer, text) for answer in answers.get((row.id, number), ())]
+            if (row.id, number) not in answers:
+                skipped[TOO_LONG] += 1
+                continue
+            given = [cleaned(answer, text) for answer in answers[row.id, number]]
             minimal = [edited for edited in given if edited and acceptable(text, edited)]
             if not minimal:
                 skipped[NO_EDIT] += 1

@@ -96,17 +96,26 @@ async def _by_editor(
     trusted = context.recipe.model.trust_remote_code
     model = context.base_model if config.model == BASE else str(resolve_model(config.model, trust_remote_code=trusted))
     tokenizer = load_tokenizer(model, trust_remote_code=trusted)
-    asked = [(row, number, text) for row in rows for number, (text, _) in enumerate(originals.get(row.id, ()))]
-    prompts = []
-    for row, number, text in asked:
+    room = context.recipe.model.max_length - config.max_tokens
+    asked: list[tuple[str, int]] = []
+    prompts: list[Prompt] = []
+    drawn = [(row, n, text) for row in rows for n, (text, _) in enumerate(originals.get(row.id, ()))]
+    for row, number, text in drawn:
         edit = editing_row(row, text)
         ids = encode_prompt(tokenizer, edit, system=config.system, template=config.template, chat=True)
+        if len(ids) > room:
+            continue
         seed = sampling_seed(stage.name, "editor", context.recipe.seed, row.id, number)
+        asked.append((row.id, number))
         prompts.append(Prompt(edit, tuple(ids), config.attempts, seed))
+    if not prompts:
+        raise DataError(
+            f"stages.{stage.name}.edits: every task for the editor is longer than model.max_length - edits.max_tokens ({room}); "
+            "raise the first, or shorten edits.template"
+        )
     groups = await groups_of(context, stage, model, prompts, Sampling(config.editor_temperature, config.max_tokens))
     answers = {
-        (row.id, number): [completion.text for completion in group.completions]
-        for (row, number, _), group in zip(asked, groups, strict=True)
+        key: [completion.text for completion in group.completions] for key, group in zip(asked, groups, strict=True)
     }
 
     def acceptable(original: str, edited: str) -> bool:

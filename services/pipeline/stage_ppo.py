@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from rlft_core.batching.schedule import sampling_seed
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
+from rlft_core.errors import ConfigError
 from rlft_core.models.loading import load_tokenizer
+from rlft_core.models.reward_model import RewardFacts
 from rlft_core.types import Prompt
 from services.cluster.placement import actor_options, environment, share_of_cores
 from services.cluster.session import num_gpus_here
@@ -63,13 +66,15 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
         source="data.train",
         notice=context.notice,
     )
+    rewards = context.with_models(stage, stage.rewards)
+    check_tokenizers(tokenizer, rewards, where=f"stages.{stage.name}.rewards")
     on_gpu = num_gpus_here() > 0
     fleet = create_fleet(
         recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
     )
     scorers = create_scorers(
         stage,
-        context.with_models(stage, stage.rewards),
+        rewards,
         context.base_dir,
         policy=start,
         trust_remote_code=recipe.model.trust_remote_code,
@@ -114,6 +119,21 @@ def _watched_prompts(context: RunContext, stage: PpoStage, tokenizer: Any) -> li
         Prompt(row, tuple(ids), 1, sampling_seed(stage.name, "watch", k))
         for k, (row, ids) in enumerate(zip(fitting.rows, fitting.ids, strict=True))
     ]
+
+
+def check_tokenizers(tokenizer: Any, rewards: Sequence[RewardConfig], *, where: str) -> None:
+    """A reward model of tokens scores the policy's own. Raises ConfigError when its tokenizer is another one."""
+    for reward in rewards:
+        if not isinstance(reward, RewardModelConfig) or reward.model is None:
+            continue
+        if (
+            RewardFacts.read(reward.model).level == "token"
+            and load_tokenizer(reward.model).get_vocab() != tokenizer.get_vocab()
+        ):
+            raise ConfigError(
+                f"{where}: reward '{reward.label}' rewards single tokens, but {reward.model} has another tokenizer than the "
+                "policy; train it from the same model, or take one with level: sequence"
+            )
 
 
 def create_scorers(

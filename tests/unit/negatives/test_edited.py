@@ -15,6 +15,7 @@ from rlft_core.errors import ConfigError, DataError, RewardError
 from rlft_core.negatives.edited import (
     NO_EDIT,
     NOTHING_CHANGED,
+    TOO_LONG,
     cleaned,
     editing_row,
     edits_of_editor,
@@ -135,6 +136,8 @@ def test_the_first_minimal_answer_of_an_editor_is_taken() -> None:
     found = edits_of_editor(ROWS, ORIGINALS, answers, acceptable, skipped=skipped)
     assert [(c.row.id, c.row.output, c.negatives[0].text) for c in found] == [("1", "a file tool", "a fil tool")]
     assert skipped == {NOTHING_CHANGED: 1, NO_EDIT: 1}
+    edits_of_editor(ROWS, ORIGINALS, {}, acceptable, skipped=skipped)
+    assert skipped[TOO_LONG] == 3
 
 
 def test_an_editor_sees_original_and_reference() -> None:

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from rlft_core.config.recipe import Recipe
+from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.errors import ConfigError, DataError, ModelError
+from rlft_core.models.loading import load_tokenizer
+from rlft_core.models.reward_model import RewardFacts
+from rlft_core.models.tiny import make_tiny_model
 from rlft_core.plan import Plan, make_plan
 from services.pipeline.record import fingerprints
+from services.pipeline.stage_ppo import check_tokenizers
 from tests.unit.plan.parts import LAPTOP, recipe_in
 
 TYPO = {"input": "x 1", "original": "answr 1", "edited": "answer 1"}
@@ -107,6 +112,25 @@ def test_keys_for_tokens_belong_to_models_of_tokens(base: Path) -> None:
         recipe_in(base, stages=stages)
     stages[0]["level"] = "token"
     assert recipe_in(base, stages=stages)
+
+
+def test_a_critic_does_not_start_as_a_model_of_tokens(base: Path) -> None:
+    critic = {"type": "gae", "critic": {"type": "model", "start_from": "reward_model"}}
+    ppo = {"type": "ppo", "rewards": [{"type": "reward_model"}], "advantage": critic}
+    assert recipe_in(base, stages=[{"type": "reward_model"}, ppo])
+    with pytest.raises(ConfigError, match="start_from 'reward_model' rewards single tokens"):
+        recipe_in(base, stages=[{"type": "reward_model", "level": "token"}, ppo])
+
+
+def test_a_model_of_tokens_has_the_policys_tokenizer(tmp_path: Path) -> None:
+    own, other = (make_tiny_model(tmp_path / name, vocab=size) for name, size in (("own", 384), ("other", 400)))
+    rewards = [RewardModelConfig(model=str(own))]
+    RewardFacts(level="token").write(own)
+    check_tokenizers(load_tokenizer(own), rewards, where="stages.ppo.rewards")
+    with pytest.raises(ConfigError, match=r"stages\.ppo\.rewards: reward 'reward_model' rewards single tokens, but"):
+        check_tokenizers(load_tokenizer(other), rewards, where="stages.ppo.rewards")
+    RewardFacts().write(own)
+    check_tokenizers(load_tokenizer(other), rewards, where="stages.ppo.rewards")
 
 
 def test_other_edits_are_another_stage(base: Path) -> None:
