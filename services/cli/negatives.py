@@ -88,7 +88,7 @@ def evenly(rows: Sequence[Row], count: int) -> list[Row]:
 def _show_edits(recipe: Recipe, stage: RewardModelStage, num_shown: int, base_dir: Path, console: Console) -> None:
     """Edits in a file, original above edited; those that are made while the stage runs cannot be shown yet."""
     if not isinstance(stage.edits, FileEditsConfig):
-        where = f"runs/{recipe.name}/stages/{stage.name}/edits-train.jsonl"
+        where = f"runs/{recipe.name}/stages/{stage.name}/edits.jsonl"
         console.print(
             Text(f"Edits are made of what the model writes while the stage runs; they will be in {where}."),
             soft_wrap=True,

@@ -1,7 +1,7 @@
 """Minimal edits for a reward-model stage: read from files, or made of what the model writes.
 
     file ──────────────────────────────────────▶ contrasts ─▶ token ids, with the tokens that differ
-    rows ─▶ [sample the model] ─▶ [edit: function, or a model] ─▶ edits-<side>.jsonl ─▶ ...
+    rows ─▶ [sample the model] ─▶ [edit: function, or a model] ─▶ edits.jsonl ─▶ ...
 
 What an engine made is kept in the stage's folder, so that an interrupted stage does not ask again.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
-from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig, SampledEditsConfig
+from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
 from rlft_core.config.stages import BASE, RewardModelStage
 from rlft_core.data import encode_prompt
 from rlft_core.edits import kept_share, pieces
@@ -34,50 +34,55 @@ from services.pipeline.negatives import Negatives, epoch_rows
 from services.pipeline.sampling import groups_of, sample_rows
 from services.rollout.engine import Sampling
 
-SIDES = ("train", "validation")
+EDITS = "edits.jsonl"
+Sides = dict[str, list[Contrast]]
+"""Edits to train on, and to measure on."""
 
 
 async def edit_contrasts(context: RunContext, stage: RewardModelStage, start: str) -> Negatives:
     """All contrasts of the stage, tokenised, in the order of training. Raises DataError when none is left."""
     found = Negatives([], [], Counter(), Counter())
-    edits = {side: await _edits(context, stage, start, side, found.skipped) for side in SIDES}
+    if isinstance(stage.edits, FileEditsConfig):
+        edits = _read_files(context, stage, stage.edits)
+    else:
+        edits = await _sampled(context, stage, start, found.skipped)
     return await asyncio.to_thread(_encoded, context, stage, start, edits, found)
 
 
-def edits_file(folder: Path, side: str) -> Path:
-    """Where a stage keeps the edits that an engine or a function made."""
-    return folder / f"edits-{side}.jsonl"
+def _read_files(context: RunContext, stage: RewardModelStage, config: FileEditsConfig) -> Sides:
+    key, data = f"stages.{stage.name}.edits", context.recipe.data
+    sources = {"train": config.train, "validation": config.validation}
+    return {
+        side: edits_of_file(config, source, data, context.base_dir, key=f"{key}.{side}") if source is not None else []
+        for side, source in sources.items()
+    }
 
 
-async def _edits(
-    context: RunContext, stage: RewardModelStage, start: str, side: str, skipped: Counter[str]
-) -> list[Contrast]:
-    config, key = stage.edits, f"stages.{stage.name}.edits"
-    if isinstance(config, FileEditsConfig):
-        source = config.train if side == "train" else config.validation
-        if source is None:
-            return []
-        return edits_of_file(config, source, context.recipe.data, context.base_dir, key=f"{key}.{side}")
-    assert isinstance(config, SampledEditsConfig)
-    path = edits_file(context.stage_folder(stage.name), side)
+async def _sampled(context: RunContext, stage: RewardModelStage, start: str, skipped: Counter[str]) -> Sides:
+    """Sample the model for all rows and have the samples edited, or read what an earlier attempt made."""
+    rows = {
+        "train": epoch_rows(context, 0)[: stage.num_steps * stage.batch_rows],
+        "validation": context.splits.validation[: stage.validation_rows],
+    }
+    every = {row.id: row for side in rows.values() for row in side}
+    path = context.stage_folder(stage.name) / EDITS
     if path.is_file():
-        return read_edits(path, {row.id: row for row in _rows(context, stage, side)})
-    made = await _made(context, stage, start, config, _rows(context, stage, side), skipped)
-    write_edits(path, made)
-    return made
+        made = read_edits(path, every)
+    else:
+        made = await _made(context, stage, start, list(every.values()), skipped)
+        write_edits(path, made)
+    held_out = {row.id for row in rows["validation"]}
+    return {
+        "train": [contrast for contrast in made if contrast.row.id not in held_out],
+        "validation": [contrast for contrast in made if contrast.row.id in held_out],
+    }
 
 
 async def _made(
-    context: RunContext,
-    stage: RewardModelStage,
-    start: str,
-    config: SampledEditsConfig,
-    rows: Sequence[Row],
-    skipped: Counter[str],
+    context: RunContext, stage: RewardModelStage, start: str, rows: Sequence[Row], skipped: Counter[str]
 ) -> list[Contrast]:
-    """Sample the model for these rows, and have the samples edited."""
-    if not rows:
-        return []
+    config = stage.sampled_edits
+    assert config is not None
     originals = await sample_rows(context, stage, start, rows, config)
     if isinstance(config, FunctionEditsConfig):
         key = f"stages.{stage.name}.edits"
@@ -125,16 +130,7 @@ async def _by_editor(
     return edits_of_editor(rows, originals, answers, acceptable, skipped=skipped)
 
 
-def _rows(context: RunContext, stage: RewardModelStage, side: str) -> Sequence[Row]:
-    """The rows that training will come to, or those to measure on."""
-    if side == "validation":
-        return context.splits.validation[: stage.validation_rows]
-    return epoch_rows(context, 0)[: stage.num_steps * stage.batch_rows]
-
-
-def _encoded(
-    context: RunContext, stage: RewardModelStage, start: str, edits: dict[str, list[Contrast]], found: Negatives
-) -> Negatives:
+def _encoded(context: RunContext, stage: RewardModelStage, start: str, edits: Sides, found: Negatives) -> Negatives:
     assert stage.edits is not None
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
     encoded = {

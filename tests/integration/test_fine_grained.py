@@ -69,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
     tuned = ppo(
         num_steps=3,
         advantage={"type": "gae"},
+        learner={"threads_per_rank": 1, "max_row_tokens": 512, "step_deadline_s": 200},
         rewards=[
             {"type": "reward_model", "stage": "corrupted", "name": "tokens", "clip": 3, "smooth": 1},
             {"type": "custom", "name": "places", "function": "own:tool_words", "spans": True, "weight": 0.5},
@@ -108,7 +109,7 @@ def test_every_source_of_edits_gives_a_model(finished: Path) -> None:
     assert RewardFacts.read(finished / "stages" / "whole" / "model").level == "sequence"
     whole = json.loads((finished / "stages" / "whole" / "result.json").read_text())
     assert 0.0 <= whole["localisation"]["worse"]["auc"] <= 1.0
-    kept = rows(finished / "stages" / "function" / "edits-train.jsonl")
+    kept = rows(finished / "stages" / "function" / "edits.jsonl")
     assert all(edit["edited"] == "a " + edit["original"] for edit in kept)
 
 

@@ -163,4 +163,4 @@ def test_edits_are_shown_too(here: Path) -> None:
     damaged = with_edits(here, "{source: corrupted, per_row: 1}")
     assert any(line.startswith("dropped ") for line in damaged)
     (later,) = with_edits(here, "{source: editor}")
-    assert "they will be in runs/mine/stages/reward_model/edits-train.jsonl" in later
+    assert "they will be in runs/mine/stages/reward_model/edits.jsonl" in later
