@@ -1,6 +1,7 @@
 """The reward-hacking watch beside the PPO loop: validation rows, answered greedily by the weights that the engines hold.
 
-Every look is a line of `watch.jsonl`. With `keep_best` or `early_stop` the learner writes the best model so far to
+Every look is a line of `watch.jsonl`, and what the model answered stands in `watch-outputs.jsonl`: the same rows again and
+again, so that one can read how answers change. With `keep_best` or `early_stop` the learner writes the best model so far to
 `best-<step>/`, which becomes the stage's model in the end. A look that was made before (a resumed run, a restarted
 learner) is made again, and what came after it is forgotten, as the steps themselves are.
 """
@@ -20,11 +21,12 @@ from rlft_core.config.watch import WatchConfig
 from rlft_core.evaluation.watch import Look, alarms, best_of, watched
 from rlft_core.types import Prompt
 from services.learner.learner import Learner
+from services.observe import jsonl
 from services.rollout.engine import Sampling
 from services.rollout.fleet import Fleet
 from services.scoring.scorers import ScorerPool
 
-LOG = "watch.jsonl"
+LOG, OUTPUTS = "watch.jsonl", "watch-outputs.jsonl"
 _KEPT_FOLDERS = 2
 
 
@@ -49,7 +51,7 @@ class Watch:
         if self.config is None or (step % self.config.every and step != self.num_steps):
             return
         self._looks = [look for look in self._looks or self._read() if look.step < step]
-        now = await self._measure(step, self.config)
+        now, answers = await self._measure(step, self.config)
         first = self._looks[0] if self._looks else now
         found = alarms(first, now, self.config)
         self._looks.append(now)
@@ -60,6 +62,8 @@ class Watch:
             await self.learner.keep(_name(step))
             self._forget_older()
         self._write(now, found, best=best)
+        jsonl.rewind(self.folder / OUTPUTS, stage=self.folder.name, step=step)
+        jsonl.append_rows(self.folder / OUTPUTS, answers)
         if found and self.config.early_stop:
             self.stopped = True
             self.notice(f"step {step}: stopped early; the model of step {self.best_step} is kept")
@@ -87,14 +91,25 @@ class Watch:
         for folder in self.folder.glob("best-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _measure(self, step: int, config: WatchConfig) -> Look:
+    async def _measure(self, step: int, config: WatchConfig) -> tuple[Look, list[dict[str, object]]]:
         async def scored_group(group: asyncio.Future[ray.ObjectRef]) -> ray.ObjectRef:
             return await self.scorer.score(await group)
 
         groups = self.rollouts.generate(self.prompts, Sampling(0.0, self.max_tokens))
         scored = await asyncio.gather(*(scored_group(group) for group in groups))
         rewards, metrics = await self.scorer.measure(scored)
-        return Look(step, tuple(rewards), {name: tuple(metrics[name]) for name in watched(config)})
+        answers = [
+            {
+                "stage": self.folder.name,
+                "step": step,
+                "id": record.id,
+                "output": record.output,
+                "ended": record.finish_reason == "stop",
+                "reward": record.reward,
+            }
+            for record in await self.scorer.records(scored)
+        ]
+        return Look(step, tuple(rewards), {name: tuple(metrics[name]) for name in watched(config)}), answers
 
     def _read(self) -> list[Look]:
         path = self.folder / LOG

@@ -16,6 +16,7 @@ from benchmarks.leave_one_out import without
 from benchmarks.measured_run import Steps
 from benchmarks.pool_seeds import table
 from benchmarks.run import rounded
+from benchmarks.win_rates import samples_to
 from rlft_core.batching.packing import attention_allowed, number_tokens, pack, pad, stack
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.models.policy import Policy
@@ -122,3 +123,12 @@ def test_a_kind_that_is_left_out_is_still_measured() -> None:
     assert [kind.label for kind in found.negatives] == [kind.label for kind in stage.negatives]
     assert [kind.label for kind in found.negatives if not kind.share] == ["shuffled"]
     assert without(stage, None) == stage
+
+
+def test_samples_to_a_rate_are_read_off_the_curve() -> None:
+    points = [(0, 0.2), (100, 0.4), (200, 0.3), (300, 0.5)]
+    assert samples_to(0.3, points) == pytest.approx(50.0)
+    assert samples_to(0.45, points) == pytest.approx(275.0)
+    assert samples_to(0.1, points) == 0.0
+    assert samples_to(0.5, points) == 300.0
+    assert samples_to(0.6, points) is None

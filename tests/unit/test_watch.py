@@ -10,7 +10,8 @@ from typing import Any
 
 from rlft_core.config.watch import WatchConfig
 from rlft_core.types import Prompt, Row
-from services.training.watch import LOG, Watch
+from services.observe.samples import SampleRecord
+from services.training.watch import LOG, OUTPUTS, Watch
 
 PROMPTS = [Prompt(Row(f"row-{k}", "in", "out"), (1, 2), 1, k) for k in range(4)]
 
@@ -42,6 +43,9 @@ class Scores:
         rows = len(scored)
         metrics = {"rougeL": [rouge] * rows, "similarity_to_reference": [0.5] * rows, "repetition_share": [0.0] * rows}
         return [reward] * rows, metrics | {"num_words": [5.0] * rows}
+
+    async def records(self, scored: Sequence[str]) -> list[SampleRecord]:
+        return [SampleRecord(row, "in", f"out {len(self._looks)}", "ref", 0.5, {}, "stop") for row in scored]
 
 
 class Keeper:
@@ -118,6 +122,14 @@ def test_looks_that_are_made_again_replace_the_old_ones(tmp_path: Path) -> None:
         (2, 0.4),
         (4, 0.45),
     ]
+    answers = [json.loads(line) for line in (tmp_path / OUTPUTS).read_text().splitlines()]
+    assert [(line["step"], line["output"]) for line in answers if line["id"] == "row-1"] == [
+        (0, "out 2"),
+        (2, "out 1"),
+        (4, "out 0"),
+    ]
+    assert len(answers) == 3 * len(PROMPTS)
+    assert set(answers[0]) == {"stage", "step", "id", "output", "ended", "reward"}
     assert again.best_step == 0
 
 

@@ -1,0 +1,117 @@
+"""Win rates of two systems over several runs with different seeds, against the rows' own outputs: a table for docs/evidence.
+
+    python -m benchmarks.win_rates runs/levels-0 runs/levels-1 --judge FOLDER --systems sequence token \
+        --watched ppo_sequence ppo_token
+
+Outcomes are averaged over seeds row by row, then rows are resampled. With `--watched`, the answers that two PPO stages gave to
+validation rows while they learned are judged too, and it is said after how many samples the second one reached the final rate
+of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlft_core.config.recipe import Recipe
+from rlft_core.config.stages import PpoStage
+from rlft_core.data.prepare import rows_of
+from rlft_core.evaluation.bootstrap import interval, paired_p_value
+from rlft_core.judging.protocol import Answer, Comparison, Judge
+from rlft_core.types import Row
+from services.cli.compare import load_judge, read_outputs
+from services.observe import jsonl
+
+Curve = list[tuple[int, float]]
+
+
+def outcomes(judge: Judge, rows: Mapping[str, Row], answers: Mapping[str, Answer]) -> np.ndarray:
+    """[rows] of an answer against the row's own output, in the order of the ids."""
+    asked = [Comparison(rows[i], answers[i], Answer(rows[i].output)) for i in sorted(answers)]
+    return np.array([verdict.outcome for verdict in judge.compare(asked)])
+
+
+def final_rates(runs: Sequence[Path], systems: Sequence[str], judge: Judge) -> dict[str, np.ndarray]:
+    """[seeds, rows] of each system."""
+    found: dict[str, list[np.ndarray]] = {system: [] for system in systems}
+    for run in runs:
+        outputs = read_outputs(run, None, Path.cwd())
+        for system in systems:
+            found[system].append(outcomes(judge, outputs.rows, outputs.answers[system]))
+    return {system: np.stack(values) for system, values in found.items()}
+
+
+def curve(run: Path, stage: str, judge: Judge) -> Curve:
+    """(samples seen, win rate on validation rows) at every look of a stage's watch."""
+    recipe = Recipe.model_validate(json.loads((run / "recipe.resolved.json").read_text(encoding="utf-8")))
+    config = recipe.stage(stage)
+    assert isinstance(config, PpoStage)
+    rows = {row.id: row for row in rows_of(recipe.data, Path.cwd(), recipe.seed).validation}
+    looks: dict[int, dict[str, Answer]] = {}
+    lines: list[dict[str, Any]] = list(jsonl.read_rows(run / "stages" / stage / "watch-outputs.jsonl"))
+    for line in lines:
+        looks.setdefault(line["step"], {})[line["id"]] = Answer(line["output"], line["ended"])
+    return [
+        (step * config.samples_per_step, float(outcomes(judge, rows, looks[step]).mean())) for step in sorted(looks)
+    ]
+
+
+def samples_to(rate: float, points: Curve) -> float | None:
+    """Samples after which a curve first reaches a rate, between looks in a straight line; None: never."""
+    for (seen, low), (later, high) in pairwise(points):
+        if low >= rate:
+            return float(seen)
+        if high >= rate:
+            return seen + (later - seen) * (rate - low) / (high - low)
+    return float(points[-1][0]) if points and points[-1][1] >= rate else None
+
+
+def main() -> None:
+    """Print tables, and write all numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--judge", required=True)
+    parser.add_argument("--systems", nargs=2, required=True)
+    parser.add_argument("--watched", nargs=2, default=())
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    judge = load_judge(options.judge)
+    rates = final_rates(options.runs, options.systems, judge)
+    result: dict[str, Any] = {"judge": options.judge, "runs": [run.name for run in options.runs], "rates": {}}
+    print(
+        "| win rate against the references | " + " | ".join(run.name for run in options.runs) + " | together [95 %] |"
+    )
+    print("|---" * (len(options.runs) + 2) + "|")
+    for system, values in rates.items():
+        whole = interval(values.mean(axis=0))
+        result["rates"][system] = {"seeds": values.mean(axis=1).tolist(), **whole.as_dict()}
+        seeds = " | ".join(f"{100 * value:.1f} %" for value in values.mean(axis=1))
+        print(f"| {system} | {seeds} | {100 * whole.mean:.1f} % [{100 * whole.low:.1f}, {100 * whole.high:.1f}] |")
+    first, second = (rates[system].mean(axis=0) for system in options.systems)
+    difference, p = interval(second - first), paired_p_value(second, first)
+    result["difference"] = {**difference.as_dict(), "p": p}
+    bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    print(f"\n{options.systems[1]} − {options.systems[0]}: {100 * difference.mean:+.1f} points {bounds}, p = {p:.4f}\n")
+    for run in options.runs if options.watched else ():
+        one, other = (curve(run, stage, judge) for stage in options.watched)
+        reached = samples_to(one[-1][1], other)
+        result.setdefault("curves", {})[run.name] = {
+            options.watched[0]: one,
+            options.watched[1]: other,
+            "reached": reached,
+        }
+        print(
+            f"{run.name}: {options.watched[1]} reaches {100 * one[-1][1]:.1f} % after {reached} samples (of {one[-1][0]})"
+        )
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
