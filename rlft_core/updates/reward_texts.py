@@ -27,7 +27,8 @@ Changed = tuple[tuple[int, ...], tuple[int, ...]]
 class TokenContrast:
     """Token ids of a prompt [P], of its better text [T] and of each worse one [T_k]; `kinds` [K] names the latter.
 
-    `changed` [K] says where the better text and each worse one differ; empty where nobody asks for tokens.
+    `changed` [K] says where the better text and each worse one differ; empty where nobody asks for tokens. `shown` is the
+    task as a person reads it.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +36,7 @@ class TokenContrast:
     negatives: tuple[tuple[int, ...], ...]
     kinds: tuple[str, ...]
     changed: tuple[Changed, ...] = ()
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

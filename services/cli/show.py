@@ -74,15 +74,15 @@ def coloured(tokens: Sequence[HeatToken], *, colour: bool) -> Text:
 def _print_edit(console: Console, stage: str, edit: EditView) -> None:
     console.print(Text(f"{stage}, {edit.kind}: {_short(edit.prompt)}", style="dim"), soft_wrap=True)
     for label, tokens in (("original", edit.worse), ("edited", edit.better)):
-        console.print(Text.assemble(f"  {label:<9}", coloured(tokens, colour=not console.no_color)), soft_wrap=True)
+        console.print(Text.assemble(f"  {label:<10}", coloured(tokens, colour=not console.no_color)), soft_wrap=True)
 
 
 def _print_sample(console: Console, stage: str, row: Mapping[str, Any], scale: float) -> None:
     told = f"{stage}, step {row['step']}, reward {float(row['reward']):.2f}: {_short(str(row.get('prompt', '')))}"
     console.print(Text(told, style="dim"), soft_wrap=True)
     tokens = heat(row["tokens"], scale)
-    console.print(Text.assemble(f"  {'output':<9}", coloured(tokens, colour=not console.no_color)), soft_wrap=True)
-    console.print(Text(f"  {'reference':<9}{_short(str(row.get('reference', '')))}", style="dim"), soft_wrap=True)
+    console.print(Text.assemble(f"  {'output':<10}", coloured(tokens, colour=not console.no_color)), soft_wrap=True)
+    console.print(Text(f"  {'reference':<10}{_short(str(row.get('reference', '')))}", style="dim"), soft_wrap=True)
 
 
 def _short(text: str) -> str:

@@ -131,7 +131,7 @@ def shown_tokens(
         lines.append(
             {
                 "kind": kind,
-                "prompt": tokenizer.decode(contrast.prompt, skip_special_tokens=True),
+                "prompt": contrast.shown,
                 "worse": _rewarded(contrast.negatives[k], entries[i][1 + k], changed[1], facts, tokenizer),
                 "better": _rewarded(contrast.positive, entries[i][0], changed[0], facts, tokenizer),
             }

@@ -9,7 +9,7 @@ from typing import Any
 from services.observe.wording import MINUS
 
 _STRONGEST = 0.95  # this quantile of the rewards is coloured fully: a single outlier must not pale all others
-_NO_TEXT = "⏹"
+_END, _NO_TEXT = "▪", "·"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,9 @@ def scale_of(tokens: Iterable[Mapping[str, Any]]) -> float:
 
 
 def heat(tokens: Sequence[Mapping[str, Any]], scale: float) -> tuple[HeatToken, ...]:
-    """Tokens with {text, reward} and perhaps {parts, touched}; what has no text, such as the end, is shown as a sign."""
-    return tuple(_heat_token(token, scale) for token in tokens)
+    """Tokens with {text, reward} and perhaps {parts, touched}. What has no text of its own is shown as a sign: the end of
+    the text, or a token that ends inside a character."""
+    return tuple(_heat_token(token, scale, last=token is tokens[-1]) for token in tokens)
 
 
 def edits_of(rows: Sequence[Mapping[str, Any]]) -> list[EditView]:
@@ -59,7 +60,7 @@ def edits_of(rows: Sequence[Mapping[str, Any]]) -> list[EditView]:
     ]
 
 
-def _heat_token(token: Mapping[str, Any], scale: float) -> HeatToken:
+def _heat_token(token: Mapping[str, Any], scale: float, *, last: bool) -> HeatToken:
     reward = float(token["reward"])
     parts: Mapping[str, float] = token.get("parts") or {}
     told = [_signed(reward)]
@@ -70,7 +71,9 @@ def _heat_token(token: Mapping[str, Any], scale: float) -> HeatToken:
     strength = min(1.0, abs(reward) / scale) if scale else 0.0
     tone = "" if not strength else "up" if reward > 0 else "down"
     text = str(token["text"])
-    return HeatToken(text or _NO_TEXT, tone, round(strength, 3), ", ".join(told), bool(token.get("touched")))
+    return HeatToken(
+        text or (_END if last else _NO_TEXT), tone, round(strength, 3), ", ".join(told), bool(token.get("touched"))
+    )
 
 
 def _signed(value: float) -> str:

@@ -100,7 +100,12 @@ def encode_contrasts(
             kinds, texts, changes = zip(*kept, strict=True)
             found.append(
                 TokenContrast(
-                    tuple(prompt), tuple(positive), tuple(map(tuple, texts)), kinds, tuple(changes) if marked else ()
+                    tuple(prompt),
+                    tuple(positive),
+                    tuple(map(tuple, texts)),
+                    kinds,
+                    changed=tuple(changes) if marked else (),
+                    shown=contrast.row.input if marked else "",
                 )
             )
         else:

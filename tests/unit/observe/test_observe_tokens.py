@@ -71,13 +71,15 @@ def test_colours_follow_size_and_sign() -> None:
     assert [(t.text, t.tone, t.touched) for t in edit.worse] == [
         ("a", "up", False),
         (" <b>bad", "down", True),
-        ("⏹", "", False),
+        ("▪", "", False),
     ]
     assert [t.strength for t in edit.worse] == [0.05, 1.0, 0.0]
     assert edit.better[1].strength == 0.5
     assert edit.worse[1].tip == "−2.00, edited"
     assert scale_of([]) == 0.0
     assert heat([{"text": "a", "reward": 0.0}], 0.0)[0].strength == 0.0
+    signs = heat([{"text": "", "reward": 0.0}, {"text": "é", "reward": 0.0}, {"text": "", "reward": 0.0}], 1.0)
+    assert [token.text for token in signs] == ["·", "é", "▪"]
 
 
 def test_one_outlier_does_not_pale_the_others() -> None:
@@ -102,8 +104,8 @@ def test_the_page_has_coloured_tokens_and_escapes_them(run: Path) -> None:
 def test_the_terminal_shows_the_same(run: Path) -> None:
     told = CliRunner().invoke(app, ["show", "tokens", str(run)])
     assert told.exit_code == 0
-    assert "original a <b>bad⟨−2.00⟩" in told.output
-    assert "output   a tool⟨−2.00⟩" in told.output
+    assert "original  a <b>bad⟨−2.00⟩" in told.output
+    assert "output    a tool⟨−2.00⟩" in told.output
     assert "ppo, step 4, reward -1.50: reads files" in told.output
     assert "long ago" not in told.output
     other = CliRunner().invoke(app, ["show", "tokens", str(run), "--stage", "rm"])
