@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.evaluation.localisation import MarkedText, localisation_report
+from rlft_core.models.reward_model import RewardFacts
+from rlft_core.rewards.spans import token_ends
 from rlft_core.updates.reward_texts import TokenContrast
+
+_SHOWN_PAIRS = 16
 
 
 def found_tokens(
@@ -42,3 +47,37 @@ def _marked(
             touched = np.zeros(len(rewards), dtype=bool)
             touched[list(changed[1 if worse else 0])] = True
             yield MarkedText(contrast.kinds[number], -rewards if worse else rewards, touched)
+
+
+def shown_tokens(
+    entries: Sequence[Sequence[np.ndarray]], measured: Sequence[TokenContrast], facts: RewardFacts, tokenizer: Any
+) -> list[dict[str, Any]]:
+    """Some pairs with the reward of every token, for a person to look at: the kinds in turn."""
+    places = {(contrast.kinds[k], i): k for i, contrast in enumerate(measured) for k in range(len(contrast.negatives))}
+    kinds = sorted({kind for kind, _ in places})
+    chosen = [[(kind, i, k) for (kind, i), k in places.items() if kind == wanted] for wanted in kinds]
+    turns = [pair for pairs in zip_longest(*chosen) for pair in pairs if pair is not None]
+    lines = []
+    for kind, i, k in turns[:_SHOWN_PAIRS]:
+        contrast, changed = measured[i], measured[i].changed[k]
+        lines.append(
+            {
+                "kind": kind,
+                "prompt": contrast.shown,
+                "worse": _rewarded(contrast.negatives[k], entries[i][1 + k], changed[1], facts, tokenizer),
+                "better": _rewarded(contrast.positive, entries[i][0], changed[0], facts, tokenizer),
+            }
+        )
+    return lines
+
+
+def _rewarded(
+    ids: Sequence[int], entries: np.ndarray, touched: Sequence[int], facts: RewardFacts, tokenizer: Any
+) -> list[dict[str, Any]]:
+    values = np.tanh(entries[1:] / 2) if facts.squash else entries[1:]
+    rewards = (values - facts.mean) / facts.std
+    text, ends = tokenizer.decode(ids, skip_special_tokens=True), token_ends(tokenizer, ids)
+    return [
+        {"text": text[start:end], "reward": round(float(rewards[t]), 4), "touched": t in touched}
+        for t, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]

@@ -25,6 +25,7 @@ from rlft_core.models.loading import load_tokenizer, round_matrices
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.reward_model import END, RewardFacts, RewardModel, load_classifier
 from rlft_core.rewards.protocol import Sample, TokenRewards
+from rlft_core.rewards.spans import UNFINISHED
 from rlft_core.types import Row
 
 
@@ -117,9 +118,10 @@ class RewardModelReward:
         return ids if sample.finish_reason == "stop" else ids[:-1]
 
     def _says(self, sample: Sample) -> bool:
-        """Whether the sample's tokens are its text in this model's tokenizer."""
+        """Whether the sample's tokens are its text in this model's tokenizer, but for half a character at its end."""
         ids = sample.token_ids.tolist()
-        return bool(ids) and self.tokenizer.decode(ids, skip_special_tokens=True) == sample.text
+        said = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return bool(ids) and said.rstrip(UNFINISHED) == sample.text.rstrip(UNFINISHED)
 
     def _tokens(self, sample: Sample, values: np.ndarray) -> TokenRewards:
         """[T] the model's values -> what each token earns."""

@@ -12,7 +12,8 @@ from rlft_core.config.rewards import CustomConfig
 from rlft_core.rewards.custom import load_function
 from rlft_core.rewards.protocol import Sample, TokenRewards
 
-_UNFINISHED = "\ufffd"
+UNFINISHED = "\ufffd"
+"""What decoding makes of bytes that are no whole character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def token_ends(tokenizer: Any, token_ids: Sequence[int]) -> list[int]:
     for index in range(len(token_ids)):
         before = tokenizer.decode(token_ids[first:read], skip_special_tokens=True)
         now = tokenizer.decode(token_ids[first : index + 1], skip_special_tokens=True)
-        if not now.endswith(_UNFINISHED) or index == len(token_ids) - 1:
+        if not now.endswith(UNFINISHED) or index == len(token_ids) - 1:
             length += len(now) - len(before)
             first, read = read, index + 1
         ends.append(length)

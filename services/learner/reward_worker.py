@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ from torch.distributed.fsdp import FSDPModule
 from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.evaluation.pairs import pairs_report
-from rlft_core.evaluation.token_rewards import found_tokens
+from rlft_core.evaluation.token_rewards import found_tokens, shown_tokens
 from rlft_core.models.attention import attention_kind
 from rlft_core.models.loading import load_tokenizer, trainable_reward_model
 from rlft_core.models.reward_model import RewardFacts, with_padding
-from rlft_core.rewards.spans import token_ends
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.reward import RewardState, reward_update, score_contrasts, text_score, token_entries
 from rlft_core.updates.reward_texts import TokenContrast
@@ -34,7 +32,6 @@ from services.learner.rank import choose_compute, layers_of, prepare_rank, shard
 from services.learner.saving import MODEL, dtype_of, restore, save_if_due
 
 RESULT, TOKENS = "result.json", "tokens.jsonl"
-_SHOWN_PAIRS = 16
 _SMALLEST_SPREAD = 1e-3
 
 
@@ -115,40 +112,6 @@ def _finish(
     if stage.level == "token":
         lines = shown_tokens(entries, measured, facts, tokenizer)
         Path(job.folder, TOKENS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def shown_tokens(
-    entries: Sequence[Sequence[np.ndarray]], measured: Sequence[TokenContrast], facts: RewardFacts, tokenizer: Any
-) -> list[dict[str, Any]]:
-    """Some pairs with the reward of every token, for a person to look at: the kinds in turn."""
-    places = {(contrast.kinds[k], i): k for i, contrast in enumerate(measured) for k in range(len(contrast.negatives))}
-    kinds = sorted({kind for kind, _ in places})
-    chosen = [[(kind, i, k) for (kind, i), k in places.items() if kind == wanted] for wanted in kinds]
-    turns = [pair for pairs in zip_longest(*chosen) for pair in pairs if pair is not None]
-    lines = []
-    for kind, i, k in turns[:_SHOWN_PAIRS]:
-        contrast, changed = measured[i], measured[i].changed[k]
-        lines.append(
-            {
-                "kind": kind,
-                "prompt": contrast.shown,
-                "worse": _rewarded(contrast.negatives[k], entries[i][1 + k], changed[1], facts, tokenizer),
-                "better": _rewarded(contrast.positive, entries[i][0], changed[0], facts, tokenizer),
-            }
-        )
-    return lines
-
-
-def _rewarded(
-    ids: Sequence[int], entries: np.ndarray, touched: Sequence[int], facts: RewardFacts, tokenizer: Any
-) -> list[dict[str, Any]]:
-    values = np.tanh(entries[1:] / 2) if facts.squash else entries[1:]
-    rewards = (values - facts.mean) / facts.std
-    text, ends = tokenizer.decode(ids, skip_special_tokens=True), token_ends(tokenizer, ids)
-    return [
-        {"text": text[start:end], "reward": round(float(rewards[t]), 4), "touched": t in touched}
-        for t, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
-    ]
 
 
 def findings(
