@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +110,41 @@ def run(model: str, rank: int, collective: Collective) -> dict[str, Any]:
         weights = full_weights(state.policy)  # a collective
         sums = {n: [float(w.double().sum()), float(w.double().square().sum())] for n, w in weights.items()}
         found[name] = {"metrics": rows, "weights": sums}
-    found["reward_model"] = run_reward_model(model, rank, collective)
+    for name, keys in REWARD_MODELS.items():
+        found[name] = run_reward_model(model, rank, collective, keys)
     return found
 
 
+REWARD_MODELS: dict[str, dict[str, Any]] = {
+    "reward_model": {},
+    "token_reward": {"level": "token"},
+    "edited_reward": {"level": "token", "loss": "edited"},
+    "label_reward": {"level": "token", "loss": "labels"},
+}
+
+
 def contrasts_of(step: int) -> list[TokenContrast]:
-    """Four rows with one to three negatives; a row's texts do not all fit into one micro-batch."""
+    """Four rows with one to three negatives, some tokens marked; a row's texts do not all fit into one micro-batch."""
     rng = np.random.default_rng(100 + step)
 
     def ids(most: int) -> tuple[int, ...]:
         return tuple(rng.integers(0, 300, size=rng.integers(1, most)).tolist())
 
-    return [
-        TokenContrast(ids(12), ids(12), tuple(ids(12) for _ in range(k)), ("a", "b", "c")[:k]) for k in (1, 3, 2, 3)
-    ]
+    def some(text: Sequence[int]) -> tuple[int, ...]:
+        return tuple(np.flatnonzero(rng.random(len(text)) < 0.5).tolist())
+
+    rows = []
+    for number in (1, 3, 2, 3):
+        prompt, good, bad = ids(12), ids(12), [ids(12) for _ in range(number)]
+        changed = tuple((some(good), some(text)) for text in bad)
+        rows.append(TokenContrast(prompt, good, tuple(bad), ("a", "b", "c")[:number], changed))
+    return rows
 
 
-def run_reward_model(model: str, rank: int, collective: Collective) -> dict[str, Any]:
+def run_reward_model(model: str, rank: int, collective: Collective, keys: dict[str, Any]) -> dict[str, Any]:
     """Five steps of a reward model, its scores afterwards, and its weights rounded as they are for saving."""
     stage = RewardModelStage.model_validate(
-        {"num_steps": NUM_STEPS, "batch_rows": 4, "optimizer": {"lr": 1e-3, "eps": 1e-4, "warmup_steps": 2}}
+        {"num_steps": NUM_STEPS, "batch_rows": 4, "optimizer": {"lr": 1e-3, "eps": 1e-4, "warmup_steps": 2}, **keys}
     )
     module = trainable_reward_model(model, attention="dense", freeze=FreezeConfig(), gradient_checkpointing=False)
     shard(module, collective, CPU, layers_of(module))

@@ -60,8 +60,9 @@ def test_two_ranks_do_what_one_does(advantage: str, results: dict[tuple[int, int
         assert first["weights"][name] == pytest.approx(expected, rel=1e-4, abs=1e-4), name
 
 
-def test_two_ranks_train_the_same_reward_model_as_one(results: dict[tuple[int, int], Any]) -> None:
-    one, first, second = (results[place]["reward_model"] for place in ((1, 0), (2, 0), (2, 1)))
+@pytest.mark.parametrize("kind", ["reward_model", "token_reward", "edited_reward", "label_reward"])
+def test_two_ranks_train_the_same_reward_model_as_one(kind: str, results: dict[tuple[int, int], Any]) -> None:
+    one, first, second = (results[place][kind] for place in ((1, 0), (2, 0), (2, 1)))
     assert first == second
     for step, expected in enumerate(one["metrics"]):
         assert first["metrics"][step] == pytest.approx(expected, rel=1e-4, abs=1e-4), step
