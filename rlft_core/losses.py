@@ -15,6 +15,8 @@ ratios run in float32 at least. Coefficients, reductions over ranks and the choi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -166,3 +168,32 @@ def bradley_terry_loss(good: Tensor, bad: Tensor, margin: float = 0.0) -> Tensor
 def binary_loss(good: Tensor, bad: Tensor) -> Tensor:
     """[N], [N] -> [N] (-log sigma(good) - log sigma(-bad)) / 2: cross-entropy in which both classes weigh alike."""
     return (softplus(-good) + softplus(bad)) / 2.0
+
+
+def preference_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: float,
+    kind: Literal["dpo", "ipo", "hinge"] = "dpo",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """[N] loss of each pair from [N] log-ratios log(pi / pi_ref) of its chosen and its rejected text, summed over tokens.
+
+        m = chosen - rejected
+        dpo    -(1 - e) log sigma(beta m) - e log sigma(-beta m)     Rafailov et al. 2023, eq. 7; e: label smoothing
+        ipo    (m - 1 / (2 beta))^2                                  Azar et al. 2023, eq. 17
+        hinge  max(0, 1 - beta m)                                    Zhao et al. 2023 (SLiC), on log-ratios
+
+    Raises ValueError for a beta that is not positive, smoothing outside [0, .5), or smoothing of another loss than dpo.
+    """
+    if not beta > 0 or not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"needs beta > 0 and 0 <= label_smoothing < .5, got {beta} and {label_smoothing}")
+    if label_smoothing and kind != "dpo":
+        raise ValueError(f"label smoothing belongs to dpo, not to {kind}")
+    margin = chosen - rejected
+    if kind == "ipo":
+        return (margin - 1.0 / (2.0 * beta)).square()
+    if kind == "hinge":
+        return torch.relu(1.0 - beta * margin)
+    return (1.0 - label_smoothing) * softplus(-beta * margin) + label_smoothing * softplus(beta * margin)

@@ -17,6 +17,7 @@ from rlft_core.losses import (
     entropy_bonus,
     kl_loss,
     policy_loss,
+    preference_loss,
     sft_loss,
     truncated_importance_weights,
     value_loss,
@@ -280,3 +281,32 @@ def test_half_precision_inputs_are_computed_in_float32() -> None:
     loss, _ = sft_loss(x)
     assert loss.dtype == torch.float32
     assert loss.item() == 3000.0
+
+
+def test_preference_losses_by_hand() -> None:
+    chosen, rejected = f64([2.0, -1.0, 0.0]), f64([-1.0, 1.0, 0.0])  # margins 3, -2, 0
+    dpo = preference_loss(chosen, rejected, beta=0.5)
+    assert dpo.tolist() == pytest.approx([0.2014132779827524, 1.3132616875182228, math.log(2)], abs=1e-12)
+    ipo = preference_loss(chosen, rejected, beta=0.5, kind="ipo")
+    assert ipo.tolist() == [4.0, 9.0, 1.0]
+    hinge = preference_loss(chosen, rejected, beta=0.5, kind="hinge")
+    assert hinge.tolist() == [0.0, 2.0, 1.0]
+    smooth = preference_loss(chosen, rejected, beta=0.5, label_smoothing=0.1)
+    assert smooth[0].item() == pytest.approx(0.9 * 0.2014132779827524 + 0.1 * 1.7014132779827524, abs=1e-12)
+
+
+def test_the_gradient_of_dpo_weighs_pairs_that_are_wrong() -> None:
+    chosen = f64([2.0, -2.0], requires_grad=True)
+    preference_loss(chosen, f64([0.0, 0.0]), beta=0.5).sum().backward()
+    assert grad(chosen) == pytest.approx([-0.5 / (1 + math.e), -0.5 / (1 + math.exp(-1))], abs=1e-12)
+
+
+def test_preference_losses_refuse_what_makes_no_sense() -> None:
+    one = f64([1.0])
+    for keys in (
+        {"beta": 0.0},
+        {"beta": 0.1, "label_smoothing": 0.5},
+        {"beta": 0.1, "label_smoothing": 0.1, "kind": "ipo"},
+    ):
+        with pytest.raises(ValueError, match=r"beta|smoothing"):
+            preference_loss(one, one, **keys)  # type: ignore[arg-type]
