@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlft_core.evaluation.bootstrap import interval, paired_difference, paired_p_value
-from rlft_core.judging.protocol import Verdict
+from rlft_core.judging.protocol import TIE, Verdict
 
 
 def win_rates(verdicts: Mapping[str, Sequence[Verdict]], *, seed: int = 0) -> dict[str, Any]:
@@ -37,13 +37,12 @@ def win_rates(verdicts: Mapping[str, Sequence[Verdict]], *, seed: int = 0) -> di
 
 
 def _system(verdicts: Sequence[Verdict], outcomes: np.ndarray, seed: int) -> dict[str, Any]:
-    judged = [v for v in verdicts if v.a_first != 0.5 or v.b_first != 0.5]
-    first = [p for v in judged for p in (v.a_first, 1.0 - v.b_first)]
+    judged = [verdict for verdict in verdicts if verdict != TIE]
     return {
         "rate": interval(outcomes, seed=seed).as_dict(),
         "wins": int((outcomes == 1.0).sum()),
         "ties": int((outcomes == 0.5).sum()),
         "losses": int((outcomes == 0.0).sum()),
         "agreement": float(np.mean([v.agrees for v in judged])) if judged else 1.0,
-        "first": float(np.mean(first)) if first else 0.5,
+        "first": float(np.mean([v.first for v in judged])) if judged else 0.5,
     }

@@ -28,27 +28,61 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How likely the judge finds `a` better: `a_first` when it was shown first, `b_first` when it was shown second.
+    """The probabilities that the judge gives to (a, b): `a_first` when `a` was shown first, `b_first` when `b` was.
 
-    Equal answers are a tie without a call; a judge that knows no order gives the same number twice.
+    They need not sum to 1: a language model may have wanted to say something else. Equal answers are a tie without a
+    call; a judge that knows no order gives the same pair twice.
     """
 
-    a_first: float
-    b_first: float
+    a_first: tuple[float, float]
+    b_first: tuple[float, float]
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """(s_a, s_b): means over both orders (Lee et al. 2024, arXiv 2402.11253)."""
+        return (self.a_first[0] + self.b_first[0]) / 2.0, (self.a_first[1] + self.b_first[1]) / 2.0
+
+    @property
+    def preferred(self) -> float:
+        """1: `a` has the higher score, 0: `b` has it, .5: both the same."""
+        s_a, s_b = self.scores
+        return _vote(s_a - s_b)
 
     @property
     def outcome(self) -> float:
         """1: `a` is better in both orders, 0: `b` is; .5: a tie, or the orders contradict each other."""
-        votes = [1.0 if p > 0.5 else 0.0 if p < 0.5 else 0.5 for p in (self.a_first, self.b_first)]
+        votes = self._votes()
         return votes[0] if votes[0] == votes[1] else 0.5
 
     @property
     def agrees(self) -> bool:
         """Whether both orders say the same."""
-        return (self.a_first - 0.5) * (self.b_first - 0.5) > 0 or self.a_first == self.b_first
+        votes = self._votes()
+        return votes[0] == votes[1]
+
+    @property
+    def first(self) -> float:
+        """The share of the probability, mean over both orders, that whatever stood first was given: .5 without a bias."""
+        shares = (_share(*self.a_first), _share(self.b_first[1], self.b_first[0]))
+        return sum(shares) / 2.0
+
+    def _votes(self) -> tuple[float, float]:
+        return _vote(self.a_first[0] - self.a_first[1]), _vote(self.b_first[0] - self.b_first[1])
 
 
-TIE = Verdict(0.5, 0.5)
+TIE = Verdict((0.5, 0.5), (0.5, 0.5))
+
+
+def over_principles(verdicts: Sequence[Verdict]) -> float:
+    """1 where `a` wins by more principles than `b`, 0 where `b` does; at a tie the higher mean score decides, and .5 is
+    left for those that are equal there too (Lee et al. 2024). Raises ValueError without a verdict."""
+    if not verdicts:
+        raise ValueError("there is no verdict to combine")
+    wins = sum(verdict.preferred - 0.5 for verdict in verdicts)
+    if wins:
+        return _vote(wins)
+    sums = [sum(verdict.scores[side] for verdict in verdicts) for side in (0, 1)]
+    return _vote(sums[0] - sums[1])
 
 
 class Judge(Protocol):
@@ -56,3 +90,11 @@ class Judge(Protocol):
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """One verdict for each comparison, in order. Raises JudgeError when there is none."""
+
+
+def _vote(gap: float) -> float:
+    return 1.0 if gap > 0 else 0.0 if gap < 0 else 0.5
+
+
+def _share(of: float, other: float) -> float:
+    return of / (of + other) if of + other > 0 else 0.5

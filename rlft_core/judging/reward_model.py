@@ -43,7 +43,7 @@ class RewardModelJudge:
                 continue
             gap = _value(values[_key(pair.row, pair.a)]) - _value(values[_key(pair.row, pair.b)])
             likely = 1.0 / (1.0 + math.exp(-max(-_MOST, min(_MOST, gap))))
-            found.append(Verdict(likely, likely))
+            found.append(Verdict((likely, 1.0 - likely), (likely, 1.0 - likely)))
         return found
 
 

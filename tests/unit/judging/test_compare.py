@@ -16,13 +16,17 @@ from services.cli import compare as module
 from services.cli.main import app
 
 
+def both(a: float) -> tuple[float, float]:
+    return a, 1.0 - a
+
+
 class LongerWins:
     """A judge that counts letters, and prefers what stands first by a little."""
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         self.seen = list(comparisons)
         gaps = [len(pair.a.text) - len(pair.b.text) for pair in comparisons]
-        return [Verdict(0.9 if gap >= 0 else 0.3, 0.9 if gap > 0 else 0.1) for gap in gaps]
+        return [Verdict(both(0.9 if gap >= 0 else 0.3), both(0.9 if gap > 0 else 0.1)) for gap in gaps]
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def test_systems_must_have_answered_the_same_rows(base: Path, judge: LongerWins)
 def test_a_judge_that_looks_at_the_place_is_told_of(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class First:
         def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
-            return [Verdict(0.9, 0.1) for _ in comparisons]
+            return [Verdict((0.9, 0.1), (0.1, 0.9)) for _ in comparisons]
 
     monkeypatch.setattr(module, "load_judge", lambda source: First())
     told = " ".join(call("one").output.split())

@@ -10,41 +10,69 @@ import numpy as np
 import pytest
 import torch
 
-from rlft_core.data import encode_prompt
 from rlft_core.errors import ConfigError, JudgeError
 from rlft_core.evaluation.win_rate import win_rates
-from rlft_core.judging.causal_lm import CausalLmJudge, label_ids
-from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict
+from rlft_core.judging.causal_lm import CausalLmJudge
+from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict, over_principles
 from rlft_core.judging.reward_model import RewardModelJudge
+from rlft_core.judging.template import JudgeTemplate, load_template, parse_template
+from rlft_core.models.default_model import DEFAULT_MODEL, resolve_model
 from rlft_core.models.loading import load_lm, load_tokenizer
 from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
 from rlft_core.rewards.protocol import Sample
 from rlft_core.types import Row
 
-ROW = Row("row-1", "reads {answer_a} files", "a tool", {"input": "reads {answer_a} files"})
+ROW = Row("row-1", "reads {response_a} files", "a tool", {"input": "reads {response_a} files"})
 
 
 def pair(a: str, b: str) -> Comparison:
     return Comparison(ROW, Answer(a), Answer(b))
 
 
+def verdict(a_first: float, b_first: float) -> Verdict:
+    """A verdict whose probabilities of `a` are these."""
+    return Verdict((a_first, 1.0 - a_first), (b_first, 1.0 - b_first))
+
+
 @pytest.mark.parametrize(
-    "verdict, outcome, agrees",
+    "found, outcome, preferred, agrees",
     [
-        (Verdict(0.9, 0.6), 1.0, True),
-        (Verdict(0.4, 0.1), 0.0, True),
-        (Verdict(0.9, 0.1), 0.5, False),  # whatever stands first
-        (Verdict(0.5, 0.9), 0.5, False),
-        (TIE, 0.5, True),
+        (verdict(0.9, 0.6), 1.0, 1.0, True),
+        (verdict(0.4, 0.1), 0.0, 0.0, True),
+        (verdict(0.9, 0.2), 0.5, 1.0, False),  # whatever stands first, but a more than b
+        (verdict(0.9, 0.1), 0.5, 0.5, False),
+        (verdict(0.5, 0.9), 0.5, 1.0, False),
+        (TIE, 0.5, 0.5, True),
     ],
 )
-def test_an_answer_wins_when_it_does_in_both_orders(verdict: Verdict, outcome: float, agrees: bool) -> None:
-    assert (verdict.outcome, verdict.agrees) == (outcome, agrees)
+def test_an_answer_wins_when_it_does_in_both_orders(
+    found: Verdict, outcome: float, preferred: float, agrees: bool
+) -> None:
+    assert (found.outcome, found.preferred, found.agrees) == (outcome, preferred, agrees)
+
+
+def test_scores_by_hand() -> None:
+    found = Verdict((0.5, 0.2), (0.1, 0.3))  # the rest went to other tokens
+    assert found.scores == pytest.approx((0.3, 0.25))
+    assert found.preferred == 1.0
+    assert found.outcome == 0.5
+    assert found.first == pytest.approx((0.5 / 0.7 + 0.3 / 0.4) / 2)
+
+
+def test_principles_are_counted_and_then_weighed() -> None:
+    a, b = verdict(0.9, 0.9), verdict(0.4, 0.4)
+    assert over_principles([a, a, b]) == 1.0
+    assert over_principles([b, b, a]) == 0.0
+    assert over_principles([a, b]) == 1.0  # one each, but a wins by more
+    assert over_principles([a, verdict(0.1, 0.1)]) == 0.5
+    assert over_principles([TIE, b]) == 0.0
+    with pytest.raises(ValueError, match="no verdict"):
+        over_principles([])
 
 
 def test_win_rates_by_hand() -> None:
-    a = [Verdict(0.9, 0.8), Verdict(0.9, 0.2), TIE, Verdict(0.1, 0.2)]
-    b = [Verdict(0.9, 0.8), Verdict(0.9, 0.8), TIE, Verdict(0.1, 0.2)]
+    a = [verdict(0.9, 0.8), verdict(0.9, 0.2), TIE, verdict(0.1, 0.2)]
+    b = [verdict(0.9, 0.8), verdict(0.9, 0.8), TIE, verdict(0.1, 0.2)]
     found = win_rates({"A": a, "B": b})
     first = found["systems"]["A"]
     assert (first["wins"], first["ties"], first["losses"]) == (1, 2, 1)
@@ -82,9 +110,9 @@ def test_a_reward_model_prefers_the_higher_reward(reward_folder: Path) -> None:
         for text in texts
     ]
     found = judge.compare([pair(texts[0], texts[1]), pair(texts[2], texts[2]), pair(texts[1], texts[2])])
-    for verdict, (i, j) in zip((found[0], found[2]), ((0, 1), (1, 2)), strict=True):
-        assert verdict.a_first == verdict.b_first
-        assert verdict.a_first == pytest.approx(1 / (1 + math.exp(rewards[j] - rewards[i])), abs=1e-3)
+    for one, (i, j) in zip((found[0], found[2]), ((0, 1), (1, 2)), strict=True):
+        likely = 1 / (1 + math.exp(rewards[j] - rewards[i]))
+        assert one.a_first == one.b_first == pytest.approx((likely, 1 - likely), abs=1e-3)
     assert found[1] == TIE
     cut = judge.compare([Comparison(ROW, Answer("a tool"), Answer("a tool", ended=False))])
     assert cut[0] != TIE  # the same words, but one never ends
@@ -100,32 +128,34 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> CausalLmJudge:
     return CausalLmJudge.load(str(make_tiny_model(tmp_path_factory.mktemp("lm") / "m")), dtype=torch.float32)
 
 
-def plain_first(judge: CausalLmJudge, first: str, second: str) -> float:
-    """The probability of A against B after the prompt, by the model as transformers runs it, in float32."""
-    fields = {**ROW.fields, "answer_a": first, "answer_b": second}
-    row = Row(ROW.id, ROW.input, ROW.output, fields)
-    ids = encode_prompt(judge.tokenizer, row, system=None, template=judge.template, chat=True)
+def plain_labels(judge: CausalLmJudge, first: str, second: str) -> tuple[float, float]:
+    """The probabilities of both labels after the prompt, by the model as transformers runs it, in float32."""
+    ids = judge.template.prompt(judge.tokenizer, ROW.input, first, second, principle=judge.principle)
     lm: Any = load_lm(judge.tokenizer.name_or_path, attention="dense")
     with torch.no_grad():
-        logits = lm(torch.tensor([ids])).logits[0, -1]
-    return float(torch.softmax(logits[list(judge.labels)], dim=0)[0])
+        chances = torch.softmax(lm(torch.tensor([ids])).logits[0, -1], dim=0)
+    return float(chances[judge.labels[0]]), float(chances[judge.labels[1]])
 
 
 def test_a_language_model_is_asked_in_both_orders(judge: CausalLmJudge) -> None:
-    pairs = [pair("a tool", "files and {answer_b}"), pair("same", "same"), pair("x", "a much longer answer than that")]
+    pairs = [
+        pair("a tool", "files and {response_b}"),
+        pair("same", "same"),
+        pair("x", "a much longer answer than that"),
+    ]
     found = judge.compare(pairs)
     assert found[1] == TIE
-    for asked, verdict in ((pairs[0], found[0]), (pairs[2], found[2])):
+    for asked, one in ((pairs[0], found[0]), (pairs[2], found[2])):
         a, b = asked.a.text, asked.b.text
-        assert verdict.a_first == pytest.approx(plain_first(judge, a, b), abs=1e-5)
-        assert verdict.b_first == pytest.approx(1 - plain_first(judge, b, a), abs=1e-5)
+        assert one.a_first == pytest.approx(plain_labels(judge, a, b), abs=1e-6)
+        assert one.b_first == pytest.approx(plain_labels(judge, b, a)[::-1], abs=1e-6)
 
 
 def test_an_answer_cannot_break_out_of_its_place(judge: CausalLmJudge) -> None:
-    ids = judge._prompt(ROW, Answer("{answer_b} {input}"), Answer("secret"))
+    ids = judge._prompt(ROW, Answer("{response_b} {context}"), Answer("secret"))
     said = judge.tokenizer.decode(ids)
     assert said.count("secret") == 1
-    assert "{answer_b} {input}" in said
+    assert "{response_b} {context}" in said
 
 
 def test_what_does_not_fit_is_named(judge: CausalLmJudge) -> None:
@@ -133,16 +163,71 @@ def test_what_does_not_fit_is_named(judge: CausalLmJudge) -> None:
         judge.compare([pair("word " * 5000, "b")])
 
 
+# ---------------------------------------------------------------- templates
+
+
+def test_a_principle_is_named_and_explained(judge: CausalLmJudge) -> None:
+    template = load_template("faithful-summary")
+    assert list(template.principles) == ["faithfulness", "coverage", "conciseness"]
+    ids = template.prompt(judge.tokenizer, "the text", "one", "two", principle="coverage")
+    said = judge.tokenizer.decode(ids)
+    assert "what matters most in the text" in said
+    assert "the principle of 'coverage'" in said
+    assert "Summary A: one\n\nSummary B: two\n" in said
+    assert said.endswith("Decision: Summary")
+
+
+@pytest.mark.parametrize("name", ["helpful-harmless", "instruction-following", "faithful-summary", "better-answer"])
+def test_templates_that_come_with_rlft_suit_the_default_model(name: str) -> None:
+    folder = resolve_model(DEFAULT_MODEL)
+    tokenizer = load_tokenizer(folder)
+    template = load_template(name)
+    labels = template.label_ids(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(labels)) == [label.replace(" ", "Ġ") for label in template.labels]
+
+
 class _Letters:
     """A tokenizer that has no token for B."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return [1] if text == "A" else [2, 3]
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(letter) for letter in text.replace("B", "bb")]
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-        return [f"<{i}>" for i in ids]
+        return [chr(i) for i in ids]
 
 
 def test_labels_must_be_single_tokens() -> None:
-    with pytest.raises(ConfigError, match=r"no single tokens for A and B \(A: \['<1>'\], B: \['<2>', '<3>'\]\)"):
-        label_ids(_Letters())  # type: ignore[arg-type]
+    template = JudgeTemplate("mine", "{context}{response_a}{response_b}", "So", ("A", "B"))
+    with pytest.raises(
+        JudgeError, match=r"'mine': its labels are no two single tokens .*'A': \['A'\], 'B': \['b', 'b'\]"
+    ):
+        template.label_ids(_Letters())  # type: ignore[arg-type]
+
+
+GOOD = {"user": "{context}{response_a}{response_b}", "labels": ["A", "B"]}
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ({"user": "{context}"}, "needs `user` and `labels`"),
+        (GOOD | {"labels": ["A"]}, "labels must be two texts"),
+        (GOOD | {"user": "{context}{response_a}"}, r"has no {response_b}"),
+        (GOOD | {"anwser": "x"}, "unknown key 'anwser'"),
+        (GOOD | {"principles": ["a"]}, "principles must be texts by name"),
+    ],
+)
+def test_a_wrong_template_says_what_is_wrong(content: dict[str, Any], told: str) -> None:
+    assert parse_template("mine", GOOD).labels == ("A", "B")
+    with pytest.raises(ConfigError, match=told):
+        parse_template("mine", content)
+
+
+def test_a_template_is_a_file_or_one_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("user: '{context} {response_a} {response_b}'\nlabels: ['1', '2']\n")
+    assert load_template("mine.yaml", base_dir=tmp_path).labels == ("1", "2")
+    with pytest.raises(ConfigError, match=r"there is no such file, and rlft's own are better-answer, faithful-summary"):
+        load_template("yours.yaml", base_dir=tmp_path)
+    (tmp_path / "bad.yaml").write_text("user: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_template("bad.yaml", base_dir=tmp_path)

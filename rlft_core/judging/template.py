@@ -1,0 +1,116 @@
+"""How a comparison is put to a language model: templates in files, filled in one pass, and their judgement tokens.
+
+    system?  user: task, response A, response B   assistant: `answer` ──▶ one of two labels, each a single token
+
+A response that contains "{response_b}" is only text: values are never filled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rlft_core.data.encode import encode_prompt
+from rlft_core.data.template import placeholders, render
+from rlft_core.errors import ConfigError, JudgeError
+from rlft_core.types import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NEEDED = ("context", "response_a", "response_b")
+_KEYS = frozenset({"principles", "system", "user", "answer", "labels"})
+NO_PRINCIPLE = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTemplate:
+    """`user` and `system` have placeholders {context}, {response_a}, {response_b}, {principle} and {principle_text};
+    `answer` is how the assistant's turn begins; `labels` are what it may go on with. `principles` by name."""
+
+    name: str
+    user: str
+    answer: str
+    labels: tuple[str, str]
+    system: str | None = None
+    principles: Mapping[str, str] = field(default_factory=lambda: {NO_PRINCIPLE: ""})
+
+    def prompt(
+        self, tokenizer: PreTrainedTokenizerBase, context: str, first: str, second: str, *, principle: str
+    ) -> list[int]:
+        """The token ids that a label continues, with `first` in the place of response A."""
+        fields = {"context": context, "response_a": first, "response_b": second, "principle": principle}
+        fields["principle_text"] = self.principles[principle]
+        row = Row("", context, "", fields)
+        system = render(self.system, row) if self.system is not None else None
+        ids = encode_prompt(tokenizer, row, system=system, template=self.user, chat=True)
+        return [*ids, *tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True)]
+
+    def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+        """Token ids of the labels after `answer`. Raises JudgeError naming what the tokenizer makes of them instead."""
+        opening = list(tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True))
+        found, told = [], []
+        for label in self.labels:
+            whole = list(tokenizer.encode(self.answer + label, add_special_tokens=False, split_special_tokens=True))
+            rest = whole[len(opening) :] if whole[: len(opening)] == opening else []
+            found.append(rest)
+            told.append(f"{label!r}: {tokenizer.convert_ids_to_tokens(rest or whole)}")
+        if any(len(ids) != 1 for ids in found) or found[0] == found[1]:
+            raise JudgeError(
+                f"judge template '{self.name}': its labels are no two single tokens of this tokenizer after {self.answer!r} "
+                f"({', '.join(told)}). Write a template with other labels, such as 1 and 2, or another answer before them"
+            )
+        return found[0][0], found[1][0]
+
+
+def load_template(name: str, *, base_dir: Path | None = None) -> JudgeTemplate:
+    """A template that comes with rlft, by name, or a YAML file. Raises ConfigError naming the key and the way out."""
+    folder = resources.files("rlft_core.judging") / "templates"
+    own = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    if name in own:
+        return parse_template(name, yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+    path = (base_dir or Path.cwd()) / name
+    if not path.is_file():
+        raise ConfigError(f"judge template '{name}': there is no such file, and rlft's own are {', '.join(own)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"judge template {path}: not YAML: {error}") from error
+    return parse_template(str(path), content)
+
+
+def parse_template(name: str, content: Any) -> JudgeTemplate:
+    """The template in a mapping. Raises ConfigError."""
+    where = f"judge template '{name}'"
+    if not isinstance(content, Mapping) or not {"user", "labels"} <= set(content):
+        raise ConfigError(f"{where}: needs `user` and `labels`; a template has the keys {', '.join(sorted(_KEYS))}")
+    unknown = sorted(set(content) - _KEYS)
+    if unknown:
+        raise ConfigError(f"{where}: unknown key '{unknown[0]}'; a template has the keys {', '.join(sorted(_KEYS))}")
+    labels = content["labels"]
+    if (
+        not isinstance(labels, list)
+        or len(labels) != 2
+        or not all(isinstance(label, str) and label for label in labels)
+    ):
+        raise ConfigError(f'{where}: labels must be two texts, such as [" A", " B"] (got {labels!r})')
+    principles = content.get("principles") or {NO_PRINCIPLE: ""}
+    if not isinstance(principles, Mapping) or not all(isinstance(text, str) for text in principles.values()):
+        raise ConfigError(f"{where}: principles must be texts by name (got {principles!r:.80})")
+    used = {*placeholders(str(content["user"])), *placeholders(str(content.get("system") or ""))}
+    missing = [key for key in _NEEDED if key not in used]
+    if missing:
+        raise ConfigError(f"{where}: has no {{{missing[0]}}}, so the judge would not see it; put it into `user`")
+    return JudgeTemplate(
+        name,
+        str(content["user"]),
+        str(content.get("answer") or ""),
+        (labels[0], labels[1]),
+        None if content.get("system") is None else str(content["system"]),
+        {str(key): text for key, text in principles.items()},
+    )
