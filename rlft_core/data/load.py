@@ -48,7 +48,7 @@ def load_rows(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} for {source}: it must be at least 1. Leave it out to read every row.")
-    name, stem, records = _open_source(source, split=split, base_dir=base_dir)
+    name, stem, records = open_source(source, split=split, base_dir=base_dir)
     rows: list[Row] = []
     first_use: dict[str, str] = {}
     for record in islice(records, limit):
@@ -75,7 +75,7 @@ def load_rows(
     return rows
 
 
-def _open_source(source: str, *, split: str | None, base_dir: Path | None) -> tuple[str, str, Iterator[Record]]:
+def open_source(source: str, *, split: str | None, base_dir: Path | None) -> tuple[str, str, Iterator[Record]]:
     """The source's name for messages, the stem of its row ids, and its records."""
     if not source.strip():
         raise DataError("The data source is empty. Give a file such as train.jsonl, or hf:org/name.")
