@@ -115,3 +115,14 @@ class ClipConfig(Strict):
     """For negative advantages the loss is at most `dual` times the advantage (Ye et al. 2020)."""
     importance_cap: PositiveFloat = 2.0
     """Cap of the truncated importance weight between learner and engine log-probs."""
+
+
+class PreferenceConfig(Strict):
+    """How a pair of a preferred and another text becomes a loss, of log-ratios between policy and start."""
+
+    loss: Literal["dpo", "ipo", "hinge"] = "dpo"
+    """`dpo` (Rafailov et al. 2023), `ipo` (Azar et al. 2023) or `hinge` (Zhao et al. 2023)."""
+    beta: PositiveFloat = 0.1
+    """The pull towards the start: small values let the policy go further."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """`dpo`: the share of pairs that are expected to be the wrong way round."""

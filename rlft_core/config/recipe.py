@@ -11,10 +11,10 @@ from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
 from rlft_core.config.model import ModelConfig
 from rlft_core.config.rewards import RewardModelConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
+from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 
-TrainingStage = SftStage | RewardModelStage | PpoStage
-PolicyStage = SftStage | PpoStage
+TrainingStage = SftStage | RewardModelStage | PpoStage | DpoStage
+PolicyStage = SftStage | PpoStage | DpoStage
 
 
 class ClusterConfig(Strict):
@@ -78,7 +78,7 @@ class Recipe(Strict):
 
     def _check_sources(self, where: str, stage: StageConfig, seen: list[str]) -> None:
         earlier = [self.stage(name) for name in seen]
-        policies = [BASE, *(s.name for s in earlier if isinstance(s, SftStage | PpoStage))]
+        policies = [BASE, *(s.name for s in earlier if isinstance(s, PolicyStage))]
         sources = stage.systems.values() if isinstance(stage, EvaluateStage) else [stage.start_from or BASE]
         for source in sources:
             if source not in policies:
@@ -148,7 +148,7 @@ class Recipe(Strict):
 
     def _check_lengths(self, where: str, stage: StageConfig) -> None:
         budget = self.model.max_length
-        if isinstance(stage, SftStage | RewardModelStage):
+        if isinstance(stage, SftStage | RewardModelStage | DpoStage):
             completion = 1
         else:
             completion = stage.sampling.max_tokens if isinstance(stage, PpoStage) else stage.max_tokens
@@ -182,7 +182,7 @@ class Recipe(Strict):
         if stage.start_from is not None:
             return stage.start_from
         earlier = self._before(stage)
-        return next((s.name for s in reversed(earlier) if isinstance(s, SftStage | PpoStage)), BASE)
+        return next((s.name for s in reversed(earlier) if isinstance(s, PolicyStage)), BASE)
 
     def reward_stage_of(self, stage: StageConfig, reward: RewardModelConfig) -> str | None:
         """Name of the stage that trains a reward model; None for a folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -12,11 +12,13 @@ from rlft_core.config.algorithms import (
     GaeConfig,
     KlConfig,
     ModelCriticConfig,
+    PreferenceConfig,
     RlooConfig,
 )
 from rlft_core.config.base import Strict
 from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
+from rlft_core.config.pairs import PairsConfig, SampledPairsConfig
 from rlft_core.config.postprocess import POST, PostprocessConfig
 from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
@@ -257,6 +259,41 @@ class PpoStage(Strict):
         return None
 
 
+class DpoStage(Strict):
+    """Direct preference optimisation on pairs that are there before it starts: offline, without engines or rewards."""
+
+    type: Literal["dpo"] = "dpo"
+    name: str = "dpo"
+    """The stage's name and folder."""
+    start_from: str | None = None
+    """Stage whose model is the start and the reference, or `base`. Default: the policy of the training stage before."""
+    num_steps: PositiveInt = 100
+    """Optimiser steps."""
+    batch_rows: PositiveInt = 8
+    """Tasks in one optimiser step, over all ranks; each has one pair or more."""
+    pairs: PairsConfig
+    """Which texts are preferred to which."""
+    preference: PreferenceConfig = PreferenceConfig()
+    """How a pair becomes a loss."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=5e-6, warmup_steps=10)
+    """AdamW and its schedule."""
+    learner: LearnerConfig = LearnerConfig()
+    """The learner's processes and memory."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The engine that samples, where pairs are made of what the model writes."""
+    checkpoint: CheckpointConfig = CheckpointConfig(every=100)
+    """When to save."""
+    validate_every: NonNegativeInt = 0
+    """Measure on validation rows after this many steps; 0: only at the end."""
+    validation_rows: PositiveInt = 128
+    """Validation rows to measure on."""
+
+    @model_validator(mode="after")
+    def _rows_divide(self) -> DpoStage:
+        _check_rows_divide(self.batch_rows, self.learner.num_ranks)
+        return self
+
+
 class EvaluateStage(Strict):
     """Several models on the same held-out rows, with intervals, paired row by row."""
 
@@ -314,4 +351,11 @@ class EvaluateStage(Strict):
     """Rows printed side by side at the end."""
 
 
-StageConfig = Annotated[SftStage | RewardModelStage | PpoStage | EvaluateStage, Field(discriminator="type")]
+def samples_first(stage: object) -> TypeGuard[RewardModelStage | DpoStage]:
+    """Whether a stage needs an engine before its learner starts, to learn from what the model writes."""
+    if isinstance(stage, RewardModelStage):
+        return stage.samples_model is not None or stage.sampled_edits is not None
+    return isinstance(stage, DpoStage) and isinstance(stage.pairs, SampledPairsConfig)
+
+
+StageConfig = Annotated[SftStage | RewardModelStage | PpoStage | DpoStage | EvaluateStage, Field(discriminator="type")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlft_core.config.negatives import IrrelevantConfig, ModelSamplesConfig, RandomTokensConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
+from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 from rlft_core.data import Splits, check_lengths, encode_prompt, encode_target, placeholders, render
 from rlft_core.errors import ConfigError, DataError, ModelError, UserError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
@@ -116,7 +116,7 @@ def check_tokens(
         rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}[side]
         if side not in ids:
             ids[side] = _encode(recipe, rows, tokenizer)
-        if isinstance(stage, SftStage | RewardModelStage):
+        if isinstance(stage, SftStage | RewardModelStage | DpoStage):
             skipped = _check_pairs(recipe, "train", rows, ids[side], tokenizer)
             validation = splits.validation[: stage.validation_rows]
             if validation:

@@ -1,4 +1,4 @@
-"""Minimal edits that a recipe names, looked at before anything starts: files, functions, the editor's task."""
+"""Edits and preference pairs that a recipe names, looked at before anything starts: files, functions, the editor's task."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
+from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import BASE, RewardModelStage
+from rlft_core.config.stages import BASE, DpoStage, RewardModelStage
 from rlft_core.data import Splits, render
+from rlft_core.data.load import HUB_PREFIX
+from rlft_core.data.preferences import load_preferences
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
 from rlft_core.negatives import Contrast
@@ -81,3 +84,36 @@ def _check_editor(recipe: Recipe, config: EditorEditsConfig, splits: Splits, key
     with naming(f"{key}.template"):
         for row in splits.train:
             render(config.template, editing_row(row, "text"))
+
+
+def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
+    """Read the files of preference pairs, and fill the prompt template from each. Returns warnings.
+
+    Raises ConfigError or DataError naming the stage's key, and the row where it is one.
+    """
+    warnings = []
+    tested = {plain(row.input).casefold() for row in splits.test}
+    for stage in recipe.stages:
+        if not isinstance(stage, DpoStage) or not isinstance(stage.pairs, FilePairsConfig):
+            continue
+        config = stage.pairs
+        for side, source in {"train": config.train, "validation": config.validation}.items():
+            if source is None or source.startswith(HUB_PREFIX):
+                continue
+            with naming(f"stages.{stage.name}.pairs.{side}"):
+                found = load_preferences(
+                    source,
+                    prompt_field=config.prompt_field,
+                    chosen_field=config.chosen_field,
+                    rejected_field=config.rejected_field,
+                    base_dir=base_dir,
+                )
+                for pair in found.pairs:
+                    render(recipe.data.prompt.template, pair.row)
+            shared = sum(plain(pair.row.input).casefold() in tested for pair in found.pairs)
+            if shared:
+                warnings.append(
+                    f"stages.{stage.name}.pairs.{side}: {shared} of {len(found.pairs)} prompts are those of test rows, so the "
+                    "evaluation is no longer of rows that nothing was trained on"
+                )
+    return warnings

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rlft_core.config.algorithms import ModelCriticConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage, StageConfig, samples_first
 from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
-from rlft_core.plan.edits import check_edits
+from rlft_core.plan.edits import check_edits, check_pairs
 from rlft_core.plan.model import FoundModel, check_fits, find_model
 from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
@@ -41,7 +41,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     warnings = check_template(recipe, splits)
     check_stage_rewards(recipe, splits)
     check_negatives(recipe, splits)
-    warnings += check_edits(recipe, splits, base_dir)
+    warnings += check_edits(recipe, splits, base_dir) + check_pairs(recipe, splits, base_dir)
     model = find_model(recipe, convert=encode)
     if model.size is not None:
         check_fits(recipe, model.size, num_gpus=available.num_gpus)
@@ -129,7 +129,7 @@ def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
     if limit > num_train:
         notes.append(f"data.limit is {limit}, but there are only {num_train} training rows")
     for stage in recipe.stages:
-        if isinstance(stage, RewardModelStage) and (stage.samples_model or stage.sampled_edits):
+        if samples_first(stage):
             notes.append(
                 f"stages.{stage.name} first runs {stage.rollout.num_engines} engine(s) to sample the model, and ends them before "
                 "its learner starts"

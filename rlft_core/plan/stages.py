@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
+from rlft_core.config.pairs import SampledPairsConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.config.rewards import EmbeddingSimilarityConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits
 from rlft_core.errors import ModelError, ResourceError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
@@ -57,6 +58,9 @@ def plan_stage(
 def _samples_per_step(stage: TrainingStage) -> int:
     if isinstance(stage, PpoStage):
         return stage.samples_per_step
+    if isinstance(stage, DpoStage):
+        per_row = stage.pairs.per_row if isinstance(stage.pairs, SampledPairsConfig) else 1
+        return stage.batch_rows * (1 + per_row)
     return stage.batch_rows * (1 + stage.made_per_row if isinstance(stage, RewardModelStage) else 1)
 
 
@@ -177,8 +181,10 @@ def _num_trainable(recipe: Recipe, stage: TrainingStage, size: ModelSize) -> int
 
 def _has_reference(recipe: Recipe, stage: TrainingStage) -> bool:
     """Whether a second, frozen copy is held. Adapters need none: the reference is the network without them."""
-    if not isinstance(stage, PpoStage) or recipe.model.lora is not None:
+    if not isinstance(stage, PpoStage | DpoStage) or recipe.model.lora is not None:
         return False
+    if isinstance(stage, DpoStage):
+        return True
     head = isinstance(stage.advantage, GaeConfig) and isinstance(stage.advantage.critic, HeadCriticConfig)
     return stage.kl.coefficient > 0 or head
 

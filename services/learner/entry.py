@@ -39,6 +39,13 @@ def sft(config: dict[str, Any]) -> None:
     sft_loop(config)
 
 
+def dpo(config: dict[str, Any]) -> None:
+    """A rank of a stage of direct preference optimisation. `config` is that of `reward`."""
+    from services.learner.dpo_worker import dpo_loop
+
+    dpo_loop(config)
+
+
 def reward(config: dict[str, Any]) -> None:
     """A rank of a reward-model stage. `config` holds the Job, refs of the tokenised contrasts and the mailbox."""
     from services.learner.reward_worker import reward_loop

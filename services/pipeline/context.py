@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 import ray
 
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, StageConfig, samples_first
 from rlft_core.data import Splits
 from rlft_core.errors import ResourceError
 from rlft_core.plan.stages import learner_uses_gpu
@@ -62,7 +61,7 @@ def needs_of(stage: StageConfig, *, gpus_there: int) -> Needs:
     if not isinstance(stage, EvaluateStage):
         ranks = stage.learner.num_ranks
         learner = Needs(ranks * stage.learner.cpus_per_rank, ranks if learner_uses_gpu(stage, gpus_there) else 0)
-    if isinstance(stage, EvaluateStage | PpoStage) or stage_samples(stage):
+    if isinstance(stage, EvaluateStage | PpoStage) or samples_first(stage):
         rollout = stage.rollout
         on_gpu = gpus_there or rollout.tensor_parallel > 1
         engine_gpus = rollout.num_engines * rollout.tensor_parallel if on_gpu else 0
@@ -71,15 +70,10 @@ def needs_of(stage: StageConfig, *, gpus_there: int) -> Needs:
         models = stage.reward_models
         scorer_cpus = stage.num_scorers + sum(model.num_actors * model.cpus_per_actor for model in models)
         scorers = Needs(scorer_cpus, sum(model.num_actors * model.gpus_per_actor for model in models))
-    if stage_samples(stage):
+    if samples_first(stage):
         return learner.largest(engines)  # it samples before its learner starts
     parts = (learner, engines, scorers)
     return Needs(sum(part.num_cpus for part in parts), sum(part.num_gpus for part in parts))
-
-
-def stage_samples(stage: StageConfig) -> TypeGuard[RewardModelStage]:
-    """Whether a reward-model stage needs an engine before it trains."""
-    return isinstance(stage, RewardModelStage) and (stage.samples_model is not None or stage.sampled_edits is not None)
 
 
 def learner_placement(stage: TrainingStage, search_path: Path) -> Placement:

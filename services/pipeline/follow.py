@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from rlft_core.config.stages import RewardModelStage, SftStage
+from rlft_core.config.stages import DpoStage, RewardModelStage, SftStage
 from services.learner import entry
 from services.learner.learner import Learner
 from services.observe.observer import StageObserver
@@ -16,7 +16,7 @@ from services.pipeline.context import RunContext, learner_placement
 
 async def train_on_rows(
     context: RunContext,
-    stage: SftStage | RewardModelStage,
+    stage: SftStage | RewardModelStage | DpoStage,
     loop: Callable[[dict[str, Any]], None],
     observe: StageObserver,
     *,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rlft_core.config.edits import FileEditsConfig
+from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data.load import find_file
 
 RECORD = "stage.json"
@@ -88,7 +89,7 @@ def fingerprints(recipe: Recipe, model: str, base_dir: Path) -> dict[str, str]:
     for stage in recipe.stages:
         sources = {name: found.get(name, "base") for name in sorted(_sources(recipe, stage))}
         decisive = stage.model_dump(mode="json", exclude=_NOT_DECISIVE)
-        files = {"edits": _digests_of(_edit_files(stage), base_dir)} if _edit_files(stage) else {}
+        files = {"files": _digests_of(_own_files(stage), base_dir)} if _own_files(stage) else {}
         found[stage.name] = _digest({**common, "stage": decisive, "sources": sources, **files})
     return found
 
@@ -109,11 +110,12 @@ def _file_digests(recipe: Recipe, base_dir: Path) -> dict[str, str]:
     return _digests_of([source for source in sources if isinstance(source, str)], base_dir)
 
 
-def _edit_files(stage: StageConfig) -> list[str]:
-    """The files of edits that a stage learns from."""
-    if not isinstance(stage, RewardModelStage) or not isinstance(stage.edits, FileEditsConfig):
+def _own_files(stage: StageConfig) -> list[str]:
+    """The files of edits or pairs that a stage learns from."""
+    found = stage.edits if isinstance(stage, RewardModelStage) else stage.pairs if isinstance(stage, DpoStage) else None
+    if not isinstance(found, FileEditsConfig | FilePairsConfig):
         return []
-    return [source for source in (stage.edits.train, stage.edits.validation) if source is not None]
+    return [source for source in (found.train, found.validation) if source is not None]
 
 
 def _digests_of(sources: Sequence[str], base_dir: Path) -> dict[str, str]:

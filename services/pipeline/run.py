@@ -20,7 +20,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
@@ -37,6 +37,7 @@ from services.pipeline.record import (
     write_json,
     write_record,
 )
+from services.pipeline.stage_dpo import run_dpo
 from services.pipeline.stage_evaluate import OUTPUTS, RESULT, run_evaluate
 from services.pipeline.stage_ppo import run_ppo_stage
 from services.pipeline.stage_reward_model import run_reward_model
@@ -139,6 +140,8 @@ async def _dispatch(context: RunContext, stage: StageConfig) -> None:
         await run_ppo_stage(context, stage)
     elif isinstance(stage, RewardModelStage):
         await run_reward_model(context, stage)
+    elif isinstance(stage, DpoStage):
+        await run_dpo(context, stage)
     elif isinstance(stage, EvaluateStage):
         await run_evaluate(context, stage)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.stages import RewardModelStage
+from rlft_core.config.stages import DpoStage, RewardModelStage
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives.samples import Samples
 from rlft_core.types import Prompt, RolloutGroup, Row
@@ -31,7 +31,7 @@ class Drawn(Protocol):
 
 
 async def sample_rows(
-    context: RunContext, stage: RewardModelStage, model: str, rows: Sequence[Row], drawn: Drawn
+    context: RunContext, stage: RewardModelStage | DpoStage, model: str, rows: Sequence[Row], drawn: Drawn
 ) -> Samples:
     """Completions of a model by row id, as (text, ended)."""
     recipe = context.recipe
@@ -49,7 +49,7 @@ async def sample_rows(
 
 
 async def groups_of(
-    context: RunContext, stage: RewardModelStage, model: str, prompts: Sequence[Prompt], sampling: Sampling
+    context: RunContext, stage: RewardModelStage | DpoStage, model: str, prompts: Sequence[Prompt], sampling: Sampling
 ) -> list[RolloutGroup]:
     """Start the stage's engines with a model, ask them, and end them."""
     fleet = create_fleet(

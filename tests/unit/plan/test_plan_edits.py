@@ -141,3 +141,35 @@ def test_other_edits_are_another_stage(base: Path) -> None:
     assert before["sft"] == after["sft"]
     assert before["reward_model"] != after["reward_model"]
     assert before["ppo"] != after["ppo"]
+
+
+PAIR = {"prompt": "x 1", "chosen": "a tool", "rejected": "no"}
+
+
+def dpo(base: Path, pairs: dict[str, Any]) -> Recipe:
+    stages = [{"type": "sft"}, {"type": "dpo", "num_steps": 10, "pairs": pairs}]
+    return recipe_in(base, stages=[*stages, {"type": "evaluate", "systems": {"mle": "sft", "dpo": "dpo"}}])
+
+
+def test_pairs_in_a_file_are_read_before_anything_starts(base: Path) -> None:
+    edits = write(base, PAIR, {**PAIR, "prompt": "text 105"}, name="pairs.jsonl")
+    found = make_plan(dpo(base, edits), base_dir=base, available=LAPTOP, encode=False)
+    assert any("stages.dpo.pairs.train: 1 of 2 prompts are those of test rows" in warning for warning in found.warnings)
+    assert (found.stages[1].num_samples, found.stages[1].starts_from) == (10 * 8 * 2, ("sft",))
+    write(base, {"prompt": "x", "chosen": "a"}, name="pairs.jsonl")
+    with pytest.raises(DataError, match=r"stages\.dpo\.pairs\.train: .*line 1: no field 'rejected'"):
+        make_plan(dpo(base, edits), base_dir=base, available=LAPTOP, encode=False)
+
+
+def test_pairs_of_samples_need_an_engine_first(base: Path) -> None:
+    found = make_plan(dpo(base, {"source": "samples", "per_row": 3}), base_dir=base, available=LAPTOP, encode=False)
+    assert found.stages[1].num_samples == 10 * 8 * 4
+    assert any("stages.dpo first runs 1 engine(s)" in note for note in found.notes)
+
+
+def test_other_pairs_are_another_stage(base: Path) -> None:
+    pairs = write(base, PAIR, name="pairs.jsonl")
+    before = fingerprints(dpo(base, pairs), "model", base)
+    write(base, {**PAIR, "rejected": "never"}, name="pairs.jsonl")
+    after = fingerprints(dpo(base, pairs), "model", base)
+    assert (before["sft"] == after["sft"], before["dpo"] == after["dpo"]) == (True, False)

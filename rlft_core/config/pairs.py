@@ -1,0 +1,45 @@
+"""Where preference pairs come from: one class for each `source`, joined in the union `PairsConfig`. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from rlft_core.config.base import Strict
+
+REJECTED = "rejected"
+"""Kind of the text that was not preferred."""
+
+
+class FilePairsConfig(Strict):
+    """Pairs in files: texts, or conversations in the common shapes."""
+
+    source: Literal["file"] = "file"
+    """Where pairs come from."""
+    train: str
+    """File of pairs, or `hf:org/name`."""
+    validation: str | None = None
+    """File of pairs to measure on."""
+    prompt_field: str = "prompt"
+    """Column with the task; may be missing where both answers are conversations that begin alike."""
+    chosen_field: str = "chosen"
+    """Column with the preferred answer."""
+    rejected_field: str = "rejected"
+    """Column with the other answer."""
+
+
+class SampledPairsConfig(Strict):
+    """The row's own output is preferred to what the model that the stage starts from writes."""
+
+    source: Literal["samples"] = "samples"
+    """Where pairs come from."""
+    per_row: PositiveInt = 1
+    """Completions sampled for each row."""
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by this before sampling."""
+    max_tokens: PositiveInt = 64
+    """Longest completion."""
+
+
+PairsConfig = Annotated[FilePairsConfig | SampledPairsConfig, Field(discriminator="source")]
