@@ -43,3 +43,13 @@ class SampledPairsConfig(Strict):
 
 
 PairsConfig = Annotated[FilePairsConfig | SampledPairsConfig, Field(discriminator="source")]
+
+
+class JudgeRowsConfig(Strict):
+    """Rows that teach a model to judge (judge-augmented supervised fine-tuning, Lee et al. 2024): both orders of every pair,
+    with the judgement token as the only target."""
+
+    pairs: PairsConfig
+    """Which texts are preferred to which."""
+    template: str = "helpful-harmless"
+    """How a comparison is put: `helpful-harmless`, `instruction-following`, `faithful-summary`, `better-answer`, or a file."""

@@ -18,7 +18,7 @@ from rlft_core.config.algorithms import (
 from rlft_core.config.base import Strict
 from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
-from rlft_core.config.pairs import PairsConfig, SampledPairsConfig
+from rlft_core.config.pairs import JudgeRowsConfig, PairsConfig, SampledPairsConfig
 from rlft_core.config.postprocess import POST, PostprocessConfig
 from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
@@ -64,6 +64,10 @@ class SftStage(Strict):
     """What becomes the stage's model: the weights of the last step, or those with the lowest validation loss."""
     patience: NonNegativeInt = 0
     """Stop after so many measurements in a row without a new lowest validation loss; 0 goes on to the last step."""
+    judge: JudgeRowsConfig | None = None
+    """Also learn to judge, from preference pairs: one model is policy and judge."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The engine that samples, where pairs are made of what the model writes."""
 
     @model_validator(mode="after")
     def _keeps_what_it_measures(self) -> SftStage:
@@ -351,11 +355,18 @@ class EvaluateStage(Strict):
     """Rows printed side by side at the end."""
 
 
-def samples_first(stage: object) -> TypeGuard[RewardModelStage | DpoStage]:
+def pairs_in(stage: object) -> PairsConfig | None:
+    """Where a stage's preference pairs come from, if it has any."""
+    if isinstance(stage, SftStage):
+        return stage.judge.pairs if stage.judge is not None else None
+    return stage.pairs if isinstance(stage, DpoStage) else None
+
+
+def samples_first(stage: object) -> TypeGuard[SftStage | RewardModelStage | DpoStage]:
     """Whether a stage needs an engine before its learner starts, to learn from what the model writes."""
     if isinstance(stage, RewardModelStage):
         return stage.samples_model is not None or stage.sampled_edits is not None
-    return isinstance(stage, DpoStage) and isinstance(stage.pairs, SampledPairsConfig)
+    return isinstance(pairs_in(stage), SampledPairsConfig)
 
 
 StageConfig = Annotated[SftStage | RewardModelStage | PpoStage | DpoStage | EvaluateStage, Field(discriminator="type")]

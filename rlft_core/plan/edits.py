@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import BASE, DpoStage, RewardModelStage
+from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
 from rlft_core.data import Splits, render
 from rlft_core.data.load import HUB_PREFIX
 from rlft_core.data.preferences import load_preferences
 from rlft_core.errors import ConfigError
+from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.negatives import Contrast
 from rlft_core.negatives.edited import editing_row, edits_of_file
 from rlft_core.negatives.units import plain
 from rlft_core.plan.data import naming
 from rlft_core.rewards.custom import import_function
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def check_edits(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
@@ -94,13 +99,17 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
     warnings = []
     tested = {plain(row.input).casefold() for row in splits.test}
     for stage in recipe.stages:
-        if not isinstance(stage, DpoStage) or not isinstance(stage.pairs, FilePairsConfig):
+        config = pairs_in(stage)
+        key = f"stages.{stage.name}.{'judge.pairs' if isinstance(stage, SftStage) else 'pairs'}"
+        if isinstance(stage, SftStage) and stage.judge is not None:
+            with naming(f"stages.{stage.name}.judge.template"):
+                load_template(stage.judge.template, base_dir=base_dir)
+        if not isinstance(config, FilePairsConfig):
             continue
-        config = stage.pairs
         for side, source in {"train": config.train, "validation": config.validation}.items():
             if source is None or source.startswith(HUB_PREFIX):
                 continue
-            with naming(f"stages.{stage.name}.pairs.{side}"):
+            with naming(f"{key}.{side}"):
                 found = load_preferences(
                     source,
                     prompt_field=config.prompt_field,
@@ -113,7 +122,15 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
             shared = sum(plain(pair.row.input).casefold() in tested for pair in found.pairs)
             if shared:
                 warnings.append(
-                    f"stages.{stage.name}.pairs.{side}: {shared} of {len(found.pairs)} prompts are those of test rows, so the "
-                    "evaluation is no longer of rows that nothing was trained on"
+                    f"{key}.{side}: {shared} of {len(found.pairs)} prompts are those of test rows, so the evaluation is no "
+                    "longer of rows that nothing was trained on"
                 )
     return warnings
+
+
+def check_judge_labels(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
+    """Every judgement token is one token of the model's tokenizer. Raises JudgeError naming the stage and what it is instead."""
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage) and stage.judge is not None:
+            with naming(f"stages.{stage.name}.judge.template"):
+                load_template(stage.judge.template, base_dir=base_dir).label_ids(tokenizer)

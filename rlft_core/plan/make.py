@@ -14,7 +14,7 @@ from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
-from rlft_core.plan.edits import check_edits, check_pairs
+from rlft_core.plan.edits import check_edits, check_judge_labels, check_pairs
 from rlft_core.plan.model import FoundModel, check_fits, find_model
 from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
@@ -50,7 +50,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     notes += _resource_notes(recipe, stages, available)
     notes += _row_notes(recipe, splits)
     warnings += _schedule_warnings(recipe) + _room_warnings(recipe, stages, available)
-    lengths = _lengths(recipe, splits, model) if encode else {}
+    lengths = _lengths(recipe, splits, model, base_dir) if encode else {}
     sides = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return Plan(
         name=recipe.name,
@@ -65,12 +65,13 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     )
 
 
-def _lengths(recipe: Recipe, splits: Splits, model: FoundModel) -> dict[str, PromptLengths]:
+def _lengths(recipe: Recipe, splits: Splits, model: FoundModel, base_dir: Path) -> dict[str, PromptLengths]:
     if model.folder is None or model.size is None:
         return {}
     from rlft_core.models.loading import load_tokenizer  # transformers and torch: seconds
 
     tokenizer = load_tokenizer(model.folder, trust_remote_code=recipe.model.trust_remote_code)
+    check_judge_labels(recipe, tokenizer, base_dir)
     return check_tokens(recipe, splits, tokenizer, vocab_size=model.size.vocab_size)
 
 

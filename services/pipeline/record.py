@@ -18,7 +18,7 @@ from typing import Any
 from rlft_core.config.edits import FileEditsConfig
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig, pairs_in
 from rlft_core.data.load import find_file
 
 RECORD = "stage.json"
@@ -112,7 +112,7 @@ def _file_digests(recipe: Recipe, base_dir: Path) -> dict[str, str]:
 
 def _own_files(stage: StageConfig) -> list[str]:
     """The files of edits or pairs that a stage learns from."""
-    found = stage.edits if isinstance(stage, RewardModelStage) else stage.pairs if isinstance(stage, DpoStage) else None
+    found = stage.edits if isinstance(stage, RewardModelStage) else pairs_in(stage)
     if not isinstance(found, FileEditsConfig | FilePairsConfig):
         return []
     return [source for source in (found.train, found.validation) if source is not None]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.stages import DpoStage, RewardModelStage
+from rlft_core.config.stages import DpoStage, RewardModelStage, SftStage
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives.samples import Samples
 from rlft_core.types import Prompt, RolloutGroup, Row
@@ -17,6 +17,8 @@ from services.pipeline.encoding import encode_prompts
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
 from services.weights.folder import publication_of
+
+SamplingStage = SftStage | RewardModelStage | DpoStage
 
 
 class Drawn(Protocol):
@@ -31,7 +33,7 @@ class Drawn(Protocol):
 
 
 async def sample_rows(
-    context: RunContext, stage: RewardModelStage | DpoStage, model: str, rows: Sequence[Row], drawn: Drawn
+    context: RunContext, stage: SamplingStage, model: str, rows: Sequence[Row], drawn: Drawn
 ) -> Samples:
     """Completions of a model by row id, as (text, ended)."""
     recipe = context.recipe
@@ -49,7 +51,7 @@ async def sample_rows(
 
 
 async def groups_of(
-    context: RunContext, stage: RewardModelStage | DpoStage, model: str, prompts: Sequence[Prompt], sampling: Sampling
+    context: RunContext, stage: SamplingStage, model: str, prompts: Sequence[Prompt], sampling: Sampling
 ) -> list[RolloutGroup]:
     """Start the stage's engines with a model, ask them, and end them."""
     fleet = create_fleet(

@@ -1,13 +1,22 @@
-"""The supervised stage: tokenise rows and train on them."""
+"""The supervised stage: tokenise rows and train on them; with `judge`, also on comparisons."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+
+from rlft_core.config.pairs import JudgeRowsConfig
 from rlft_core.config.stages import SftStage
+from rlft_core.errors import DataError
+from rlft_core.judging.rows import judge_rows
+from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
+from rlft_core.updates.sft import Pair
 from services.learner import entry
 from services.pipeline.context import RunContext
 from services.pipeline.encoding import encode_pairs
 from services.pipeline.follow import train_on_rows
+from services.pipeline.pairs import pairs_of
 
 
 async def run_sft(context: RunContext, stage: SftStage) -> None:
@@ -20,4 +29,25 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
         for source, rows in splits.items()
     )
     with context.observer.stage(stage.name, num_steps=stage.num_steps) as observe:
+        if stage.judge is not None:
+            train += await _comparisons(context, stage, stage.judge, start)
         await train_on_rows(context, stage, entry.sft, observe, train=train, validation=validation)
+
+
+async def _comparisons(context: RunContext, stage: SftStage, config: JudgeRowsConfig, start: str) -> list[Pair]:
+    """Rows of comparisons, to be learned beside the outputs. Raises DataError when none fits."""
+    pairs, _ = await pairs_of(context, stage, config.pairs, start)
+    template = load_template(config.template, base_dir=context.base_dir)
+    tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
+    skipped: Counter[str] = Counter()
+    limit = context.recipe.model.max_length
+    rows = await asyncio.to_thread(judge_rows, pairs, template, tokenizer, max_length=limit, skipped=skipped)
+    if not rows:
+        raise DataError(
+            f"stages.{stage.name}.judge: none of the comparisons of {len(pairs)} pairs fits into model.max_length ({limit}); "
+            "raise it"
+        )
+    for reason, count in skipped.items():
+        context.notice(f"{stage.name}: {count} {reason} take no part")
+    context.observer.terminal.line(f"{stage.name}: {len(rows)} comparisons are learned beside the outputs")
+    return list(rows)

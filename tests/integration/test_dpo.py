@@ -1,4 +1,4 @@
-"""Offline DPO from end to end with a real engine: pairs of samples, pairs in a file, and the models they give."""
+"""Preference pairs from end to end with a real engine: of samples and in a file, for DPO and for learning to judge."""
 
 from __future__ import annotations
 
@@ -38,14 +38,22 @@ def test_pairs_become_a_policy(tmp_path: Path, tiny_model: Path) -> None:
         sft(),
         dpo("sampled", {"source": "samples", "per_row": 2, "max_tokens": 12}, validate_every=2),
         dpo("filed", {"source": "file", "train": "pairs.jsonl"}, preference={"loss": "ipo"}, start_from="sft"),
-        evaluate(systems={"mle": "sft", "sampled": "sampled", "filed": "filed"}),
+        sft(
+            name="judging",
+            start_from="sft",
+            rollout=ENGINE,
+            judge={"template": "better-answer", "pairs": {"source": "samples", "max_tokens": 12}},
+        ),
+        evaluate(systems={"mle": "sft", "sampled": "sampled", "filed": "filed", "judging": "judging"}),
     ]
     content = recipe_content(tiny_model, *stages, dtype="bfloat16")
+    content["model"]["max_length"] = 500
     content["data"]["validation"] = 8
     (tmp_path / "recipe.yaml").write_text(json.dumps(content))
     told = finish_run(tmp_path)
     run = tmp_path / "runs" / "run"
     assert "1 pairs have no winner and are left out" in told
+    assert "judging: 24 comparisons are learned beside the outputs" in told
     for name in ("sampled", "filed"):
         assert steps_of(run, name) == [0, 1, 2, 3]
         metrics = metrics_of(run, name)
@@ -60,4 +68,9 @@ def test_pairs_become_a_policy(tmp_path: Path, tiny_model: Path) -> None:
     assert result["accuracy"]["n"] == 16
     assert result["accuracy"]["mean"] == pytest.approx(held_out[-1])
     assert len(rows(run / "stages" / "sampled" / "samples.jsonl")) > 0
-    assert set(json.loads((run / "summary.json").read_text())["evaluation"]) == {"mle", "sampled", "filed"}
+    assert set(json.loads((run / "summary.json").read_text())["evaluation"]) == {
+        "mle",
+        "sampled",
+        "filed",
+        "judging",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from rlft_core.evaluation.win_rate import win_rates
 from rlft_core.judging.causal_lm import CausalLmJudge
 from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict, over_principles
 from rlft_core.judging.reward_model import RewardModelJudge
+from rlft_core.judging.rows import TOO_LONG, judge_rows
 from rlft_core.judging.template import JudgeTemplate, load_template, parse_template
 from rlft_core.models.default_model import DEFAULT_MODEL, resolve_model
 from rlft_core.models.loading import load_lm, load_tokenizer
 from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
+from rlft_core.negatives import Contrast, Negative
 from rlft_core.rewards.protocol import Sample
 from rlft_core.types import Row
 
@@ -184,6 +187,23 @@ def test_templates_that_come_with_rlft_suit_the_default_model(name: str) -> None
     template = load_template(name)
     labels = template.label_ids(tokenizer)
     assert tokenizer.convert_ids_to_tokens(list(labels)) == [label.replace(" ", "Ġ") for label in template.labels]
+
+
+def test_pairs_become_rows_in_both_orders() -> None:
+    template, tokenizer = load_template("instruction-following"), load_tokenizer(resolve_model(DEFAULT_MODEL))
+    contrast = Contrast(ROW, (Negative("rejected", "no tool"),))
+    skipped: Counter[str] = Counter()
+    found = judge_rows([contrast], template, tokenizer, max_length=2000, skipped=skipped)
+    assert len(found) == 2 * len(template.principles)
+    labels = template.label_ids(tokenizer)
+    for number, principle in enumerate(template.principles):
+        (first, a), (second, b) = found[2 * number : 2 * number + 2]
+        assert (a, b) == ([labels[0]], [labels[1]])  # the preferred one stands first, then second
+        for ids, order in ((first, ("a tool", "no tool")), (second, ("no tool", "a tool"))):
+            assert f"Response A: {order[0]}\n\nResponse B: {order[1]}\n" in tokenizer.decode(ids)
+            assert f"the principle of '{principle}'" in tokenizer.decode(ids)
+    short = judge_rows([contrast], template, tokenizer, max_length=30, skipped=skipped)
+    assert (short, skipped) == ([], {TOO_LONG: 8})
 
 
 class _Letters:

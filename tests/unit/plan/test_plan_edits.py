@@ -11,11 +11,13 @@ import pytest
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import RewardModelStage
-from rlft_core.errors import ConfigError, DataError, ModelError
+from rlft_core.errors import ConfigError, DataError, JudgeError, ModelError
+from rlft_core.models.default_model import DEFAULT_MODEL, resolve_model
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts
 from rlft_core.models.tiny import make_tiny_model
 from rlft_core.plan import Plan, make_plan
+from rlft_core.plan.edits import check_judge_labels
 from services.pipeline.record import fingerprints
 from services.pipeline.stage_ppo import check_tokenizers
 from tests.unit.plan.parts import LAPTOP, recipe_in
@@ -173,3 +175,31 @@ def test_other_pairs_are_another_stage(base: Path) -> None:
     write(base, {**PAIR, "rejected": "never"}, name="pairs.jsonl")
     after = fingerprints(dpo(base, pairs), "model", base)
     assert (before["sft"] == after["sft"], before["dpo"] == after["dpo"]) == (True, False)
+
+
+def judged(base: Path, pairs: dict[str, Any], **judge: Any) -> Recipe:
+    return recipe_in(base, stages=[{"type": "sft", "judge": {"pairs": pairs, **judge}}])
+
+
+def test_a_model_that_learns_to_judge_is_checked(base: Path) -> None:
+    pairs = write(base, PAIR, name="pairs.jsonl")
+    make_plan(judged(base, pairs), base_dir=base, available=LAPTOP, encode=False)
+    with pytest.raises(
+        ConfigError, match=r"stages\.sft\.judge\.template: judge template 'mine': there is no such file"
+    ):
+        make_plan(judged(base, pairs, template="mine"), base_dir=base, available=LAPTOP, encode=False)
+    write(base, {"prompt": "x", "chosen": "a"}, name="pairs.jsonl")
+    with pytest.raises(DataError, match=r"stages\.sft\.judge\.pairs\.train: .*no field 'rejected'"):
+        make_plan(judged(base, pairs), base_dir=base, available=LAPTOP, encode=False)
+    found = make_plan(judged(base, {"source": "samples"}), base_dir=base, available=LAPTOP, encode=False)
+    assert any("stages.sft first runs 1 engine(s)" in note for note in found.notes)
+
+
+def test_labels_that_are_no_single_tokens_are_found_by_the_check(base: Path) -> None:
+    tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
+    pairs = write(base, PAIR, name="pairs.jsonl")
+    check_judge_labels(judged(base, pairs), tokenizer, base)
+    own = "user: '{context} {response_a} {response_b}'\nlabels: [the former answer, the latter answer]\n"
+    (base / "own.yaml").write_text(own)
+    with pytest.raises(JudgeError, match=r"stages\.sft\.judge\.template: .*no two single tokens"):
+        check_judge_labels(judged(base, pairs, template="own.yaml"), tokenizer, base)

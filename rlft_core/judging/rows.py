@@ -1,0 +1,51 @@
+"""Preference pairs as rows that teach a model to judge: both orders of every pair, for every principle of a template.
+
+The target of such a row is the judgement token alone, without an EOS (Lee et al. 2024, arXiv 2402.11253), so that the same
+supervised step that imitates outputs learns to judge them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlft_core.judging.template import JudgeTemplate
+from rlft_core.negatives.types import Contrast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOO_LONG = "comparisons longer than model.max_length"
+JudgeRow = tuple[list[int], list[int]]
+"""Token ids of a comparison up to the judgement, and of the judgement."""
+
+
+def judge_rows(
+    contrasts: Sequence[Contrast],
+    template: JudgeTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    skipped: Counter[str],
+) -> list[JudgeRow]:
+    """Rows for every pair of a row's output and one of its negatives; those that are too long are counted in `skipped`.
+
+    A pair is left out in both orders or in none, so that neither label is the more frequent one. Raises JudgeError when a
+    label is no single token.
+    """
+    labels = template.label_ids(tokenizer)
+    found: list[JudgeRow] = []
+    for contrast in contrasts:
+        for negative in contrast.negatives:
+            for principle in template.principles:
+                texts = contrast.row.output, negative.text
+                orders = (texts, texts[::-1])
+                prompts = [
+                    template.prompt(tokenizer, contrast.row.input, *order, principle=principle) for order in orders
+                ]
+                if max(map(len, prompts)) >= max_length:
+                    skipped[TOO_LONG] += len(prompts)
+                else:
+                    found += [(prompt, [label]) for prompt, label in zip(prompts, labels, strict=True)]
+    return found
