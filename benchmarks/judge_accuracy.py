@@ -1,0 +1,72 @@
+"""How well models judge held-out pairs: a row's own output against what a model wrote for it.
+
+    python -m benchmarks.judge_accuracy recipes/R.yaml --samples runs/R/stages/S/samples.jsonl --template faithful-summary \
+        --judge untuned=base --judge jsft=runs/R/stages/jsft/model --judge reward=runs/R/stages/reward_model/model
+
+Judges are language models, asked in both orders for every principle of the template, or reward models. Only rows of the
+recipe's validation split that have samples are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlft_core.config.load import load_recipe
+from rlft_core.config.rewards import REWARD_FACTS
+from rlft_core.data.prepare import rows_of
+from rlft_core.evaluation.judges import judge_report
+from rlft_core.judging.causal_lm import CausalLmJudge
+from rlft_core.judging.protocol import Answer, Comparison, over_principles
+from rlft_core.judging.reward_model import RewardModelJudge
+from rlft_core.judging.template import load_template
+from rlft_core.models.default_model import resolve_model
+from rlft_core.negatives import read_samples
+
+
+def reports(source: str, template_name: str, pairs: Sequence[Comparison]) -> dict[str, Any]:
+    """A report for every principle, and the accuracy of all of them together."""
+    if (Path(source) / REWARD_FACTS).is_file():
+        return {"reward": judge_report(RewardModelJudge.load(source).compare(pairs))}
+    template = load_template(template_name)
+    folder = str(resolve_model("default" if source == "base" else source))
+    by_principle = {
+        principle: CausalLmJudge.load(folder, template=template, principle=principle).compare(pairs)
+        for principle in template.principles
+    }
+    found: dict[str, Any] = {name or "-": judge_report(verdicts) for name, verdicts in by_principle.items()}
+    together = [over_principles(verdicts) for verdicts in zip(*by_principle.values(), strict=True)]
+    found["together"] = {"accuracy": {"mean": sum(together) / len(together)}}
+    return found
+
+
+def main() -> None:
+    """Print a line for every judge and principle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--template", default="faithful-summary")
+    parser.add_argument("--judge", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe)
+    samples = read_samples(options.samples)
+    rows = [row for row in rows_of(recipe.data, Path.cwd(), recipe.seed).validation if samples.get(row.id)]
+    pairs = [Comparison(row, Answer(row.output), Answer(*samples[row.id][0])) for row in rows[: options.rows]]
+    result: dict[str, Any] = {"pairs": len(pairs), "template": options.template, "judges": {}}
+    for named in options.judge:
+        name, _, source = named.partition("=")
+        result["judges"][name] = found = reports(source, options.template, pairs)
+        for principle, report in found.items():
+            told = ", ".join(f"{k} {v['mean'] if isinstance(v, dict) else v:.3f}" for k, v in report.items())
+            print(f"{name} ({principle}): {told}", flush=True)
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
