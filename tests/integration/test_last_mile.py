@@ -114,7 +114,7 @@ def test_transformers_loads_the_reward_model_and_finds_the_same_rewards(finished
     config = RewardModelConfig(model=str(folder))
     ours = RewardModelReward.from_config(config)
     samples = [sample(text, k) for k, text in enumerate(("a small file tool", "tool", "a b c d e f g h i j k l m n"))]
-    texts = [ours._prompt(one.row) + ours._text(one)[:-1] for one in samples]
+    texts = [ours._prompt(one.row) + ours._text(one) for one in samples]
     longest = max(len(ids) for ids in texts)
     padded = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids in texts])
     with torch.no_grad():
