@@ -13,14 +13,12 @@ from rlft_core.config.stages import RewardModelStage
 from rlft_core.errors import DataError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives import Contrast, Corpus, Made, make_corpus, make_negatives, one_of_each
-from rlft_core.negatives.samples import Samples, read_samples, write_samples
+from rlft_core.negatives.samples import Samples
 from rlft_core.types import Row
 from rlft_core.updates.reward_texts import TokenContrast
 from services.pipeline.context import RunContext
 from services.pipeline.encoding import encode_contrasts
 from services.pipeline.sampling import sample_rows
-
-SAMPLES = "samples.jsonl"
 
 
 @dataclass(slots=True)
@@ -38,21 +36,11 @@ async def negative_contrasts(context: RunContext, stage: RewardModelStage, start
 
     Raises DataError when no contrast is left.
     """
-    samples = await sample_model(context, stage, start) if stage.samples_model else None
+    samples: Samples | None = None
+    if stage.samples_model is not None:
+        rows = [*_training_rows(context, stage), *context.splits.validation[: stage.validation_rows]]
+        samples = await sample_rows(context, stage, start, rows, stage.samples_model)
     return await asyncio.to_thread(make_contrasts, context, stage, start, samples)
-
-
-async def sample_model(context: RunContext, stage: RewardModelStage, start: str) -> Samples:
-    """Completions of the model that the stage starts from, by row id; made once and kept in samples.jsonl."""
-    kind = stage.samples_model
-    assert kind is not None
-    path = context.stage_folder(stage.name) / SAMPLES
-    if path.is_file():
-        return read_samples(path)
-    rows = [*_training_rows(context, stage), *context.splits.validation[: stage.validation_rows]]
-    found = await sample_rows(context, stage, start, list({row.id: row for row in rows}.values()), kind)
-    write_samples(path, found)
-    return found
 
 
 def make_contrasts(context: RunContext, stage: RewardModelStage, start: str, samples: Samples | None) -> Negatives:

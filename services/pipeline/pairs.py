@@ -6,11 +6,11 @@ import asyncio
 
 from rlft_core.config.pairs import REJECTED, FilePairsConfig, PairsConfig, SampledPairsConfig
 from rlft_core.config.stages import DpoStage, SftStage
+from rlft_core.data.load import HUB_PREFIX
 from rlft_core.data.preferences import load_preferences
 from rlft_core.negatives import Contrast, Negative
-from rlft_core.negatives.samples import Samples, read_samples, write_samples
 from services.pipeline.context import RunContext
-from services.pipeline.negatives import SAMPLES, epoch_rows
+from services.pipeline.negatives import epoch_rows
 from services.pipeline.sampling import sample_rows
 
 
@@ -35,6 +35,7 @@ def _from_file(context: RunContext, stage: SftStage | DpoStage, config: FilePair
         prompt_field=config.prompt_field,
         chosen_field=config.chosen_field,
         rejected_field=config.rejected_field,
+        split=side if source.startswith(HUB_PREFIX) else None,
         base_dir=context.base_dir,
     )
     if found.num_equal:
@@ -45,16 +46,10 @@ def _from_file(context: RunContext, stage: SftStage | DpoStage, config: FilePair
 async def _from_samples(
     context: RunContext, stage: SftStage | DpoStage, start: str, config: SampledPairsConfig
 ) -> tuple[list[Contrast], list[Contrast]]:
-    """Sampled once, and kept in the stage's folder."""
+    """The rows' own outputs against what the model writes."""
     train = epoch_rows(context, 0)[: stage.num_steps * stage.batch_rows]
     validation = list(context.splits.validation[: stage.validation_rows])
-    every = list({row.id: row for row in (*train, *validation)}.values())
-    path = context.stage_folder(stage.name) / SAMPLES
-    if path.is_file():
-        samples: Samples = read_samples(path)
-    else:
-        samples = await sample_rows(context, stage, start, every, config)
-        write_samples(path, samples)
+    samples = await sample_rows(context, stage, start, [*train, *validation], config)
     sides = [
         [
             Contrast(row, tuple(Negative(REJECTED, text, ended) for text, ended in samples.get(row.id, ())))

@@ -9,7 +9,7 @@ from typing import Protocol
 from rlft_core.batching.schedule import sampling_seed
 from rlft_core.config.stages import DpoStage, RewardModelStage, SftStage
 from rlft_core.models.loading import load_tokenizer
-from rlft_core.negatives.samples import Samples
+from rlft_core.negatives.samples import Samples, read_samples, write_samples
 from rlft_core.types import Prompt, RolloutGroup, Row
 from services.cluster.session import num_gpus_here
 from services.pipeline.context import RunContext
@@ -18,6 +18,7 @@ from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
 from services.weights.folder import publication_of
 
+SAMPLES = "samples.jsonl"
 SamplingStage = SftStage | RewardModelStage | DpoStage
 
 
@@ -35,7 +36,14 @@ class Drawn(Protocol):
 async def sample_rows(
     context: RunContext, stage: SamplingStage, model: str, rows: Sequence[Row], drawn: Drawn
 ) -> Samples:
-    """Completions of a model by row id, as (text, ended)."""
+    """Completions of a model by row id, as (text, ended); made once and kept in the stage's folder.
+
+    A row that stands among `rows` twice is sampled once.
+    """
+    path = context.stage_folder(stage.name) / SAMPLES
+    if path.is_file():
+        return read_samples(path)
+    rows = list({row.id: row for row in rows}.values())
     recipe = context.recipe
     tokenizer = load_tokenizer(model, trust_remote_code=recipe.model.trust_remote_code)
     fitting = encode_prompts(
@@ -47,7 +55,9 @@ async def sample_rows(
     ]
     context.observer.terminal.line(f"{stage.name}: sampling {drawn.per_row} completions for each of {len(rows)} rows")
     groups = await groups_of(context, stage, model, prompts, Sampling(drawn.temperature, drawn.max_tokens))
-    return {g.prompt.row.id: [(c.text, c.finish_reason == "stop") for c in g.completions] for g in groups}
+    found = {g.prompt.row.id: [(c.text, c.finish_reason == "stop") for c in g.completions] for g in groups}
+    write_samples(path, found)
+    return found
 
 
 async def groups_of(
