@@ -150,11 +150,9 @@ def _encoded(context: RunContext, stage: RewardModelStage, start: str, edits: Si
             f"{stage.name}: of {len(edits['train'])} edits none can be trained on: {dict(found.skipped)}. Look at the edits, "
             "lower edits.min_kept, or raise model.max_length"
         )
-    total, epoch = stage.num_steps * stage.batch_rows, 0
-    while len(found.train) < total:
-        order = rows_of_step(epoch, num_rows=len(rows), per_step=len(rows), seed=context.recipe.seed)
-        found.train += [rows[index] for index in order][: total - len(found.train)]
-        epoch += 1
+    total = stage.num_steps * stage.batch_rows
+    order = rows_of_step(0, num_rows=len(rows), per_step=total, seed=context.recipe.seed)
+    found.train = [rows[index] for index in order]
     found.validation = encoded["validation"][: stage.validation_rows]
     found.made.update(kind for contrast in rows for kind in contrast.kinds)
     return found

@@ -44,10 +44,6 @@ def _encoded(
     if sum(skipped.values()):
         told = ", ".join(f"{kind} {count}" for kind, count in sorted(skipped.items()) if count)
         context.notice(f"stages.{stage.name}.pairs: equal texts, or too long, and left out: {told}")
-    order: list[TokenContrast] = []
-    epoch, total = 0, stage.num_steps * stage.batch_rows
-    while len(order) < total:
-        turn = rows_of_step(epoch, num_rows=len(train), per_step=len(train), seed=context.recipe.seed)
-        order += [train[index] for index in turn][: total - len(order)]
-        epoch += 1
-    return order, validation
+    total = stage.num_steps * stage.batch_rows
+    order = rows_of_step(0, num_rows=len(train), per_step=total, seed=context.recipe.seed)
+    return [train[index] for index in order], validation
