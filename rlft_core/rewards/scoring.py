@@ -53,7 +53,10 @@ def score_group(group: RolloutGroup, rewards: Sequence[WeightedReward], *, skip_
     if not names or len(set(names)) != len(names):
         raise ValueError(f"score_group needs at least one reward, with different names; got {names}")
     samples = samples_of(group)
-    outcomes = {weighted.reward.name: _outcomes(weighted.reward, samples) for weighted in rewards}
+    outcomes = {
+        weighted.reward.name: _placed(weighted.reward.name, samples, _outcomes(weighted.reward, samples))
+        for weighted in rewards
+    }
     scores = tuple(
         _score(sample, index, rewards, {name: values[index] for name, values in outcomes.items()})
         for index, sample in enumerate(samples)
@@ -172,6 +175,18 @@ def _checked_tokens(name: str, sample: Sample, index: int, found: TokenRewards) 
     return _Value(number, {name: number}, found.per_token, dense=True)
 
 
+def _placed(name: str, samples: Sequence[Sample], outcomes: Sequence[_Outcome]) -> list[_Outcome]:
+    """The outcomes, those that are dense with a reward for each token of their sample or else failed."""
+    return [
+        _failure(name, sample, i, f"does not say what each of the {len(sample.token_ids)} tokens earns: {_OWN_TOKENS}")
+        if isinstance(outcome, _Value)
+        and outcome.dense
+        and (outcome.per_token is None or len(outcome.per_token) != len(sample.token_ids))
+        else outcome
+        for i, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True))
+    ]
+
+
 def _score(
     sample: Sample, index: int, rewards: Sequence[WeightedReward], outcomes: Mapping[str, _Outcome]
 ) -> Score | RewardError:
@@ -187,12 +202,8 @@ def _score(
         if isinstance(outcome, RewardError):
             return outcome
         breakdown |= outcome.breakdown
-        if not outcome.dense:
+        if outcome.per_token is None:
             per_token[-1] += weighted.weight * outcome.value
-        elif outcome.per_token is None or len(outcome.per_token) != num_tokens:
-            return _failure(
-                name, sample, index, f"does not say what each of the {num_tokens} tokens earns: {_OWN_TOKENS}"
-            )
         else:
             dense[name] = outcome.per_token.astype(np.float32)
             per_token += weighted.weight * outcome.per_token

@@ -18,9 +18,10 @@ from rlft_core.models.loading import frozen_policy
 from rlft_core.updates.dpo import DpoState, dpo_update, margins_of
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.reward_texts import TokenContrast
+from services.learner.contrast_loop import end, share_of_step, take_steps, validates_now
 from services.learner.entry import Job
-from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
-from services.learner.saving import export, restore, save_if_due
+from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, told_to
+from services.learner.saving import export
 
 RESULT = "result.json"
 
@@ -35,21 +36,9 @@ def dpo_loop(config: dict[str, Any]) -> None:
         train: list[TokenContrast] = ray.get(config["train"][0])
         validation: list[TokenContrast] = ray.get(config["validation"][0])
         state, notes = build_state(job, stage)
-        restore(state, job)
-        here = standing(state.step, state.collective, notes)
-        if state.collective.rank == 0:
-            ray.get(mailbox.register.remote(here, None))
-        while state.step < stage.num_steps:
-            metrics = _step(state, stage, train, validation)
-            if state.collective.rank == 0:
-                ray.get(mailbox.report.remote(state.step - 1, metrics))
-            save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
-            if ray.get(mailbox.closed.remote()):
-                return
-        _finish(state, job, validation)
-        state.collective.barrier()
-        if state.collective.rank == 0:
-            ray.get(mailbox.close.remote())
+        if take_steps(state, job, stage, mailbox, notes, lambda: _step(state, stage, train, validation)):
+            _finish(state, job, validation)
+            end(state, mailbox)
 
 
 def build_state(job: Job, stage: DpoStage) -> tuple[DpoState, tuple[str, ...]]:
@@ -75,12 +64,9 @@ def _step(
     state: DpoState, stage: DpoStage, train: Sequence[TokenContrast], validation: Sequence[TokenContrast]
 ) -> dict[str, float]:
     started = time.perf_counter()
-    first, rank, num_ranks = state.step * stage.batch_rows, state.collective.rank, state.collective.num_ranks
-    mine = [train[(first + k) % len(train)] for k in range(rank, stage.batch_rows, num_ranks)]
-    metrics = dpo_update(state, mine, stage)
+    metrics = dpo_update(state, share_of_step(state, stage, train), stage)
     metrics["time/step_s"] = time.perf_counter() - started
-    last = state.step == stage.num_steps
-    if validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):
+    if validation and validates_now(state, stage):
         metrics["pairs/accuracy_validation"] = _accuracy(state, validation)
     return metrics
 

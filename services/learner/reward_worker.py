@@ -27,9 +27,10 @@ from rlft_core.models.reward_model import RewardFacts, with_padding
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.reward import RewardState, reward_update, score_contrasts, text_score, token_entries
 from rlft_core.updates.reward_texts import TokenContrast
+from services.learner.contrast_loop import end, share_of_step, take_steps, validates_now
 from services.learner.entry import Job
-from services.learner.rank import choose_compute, layers_of, prepare_rank, shard, standing, told_to
-from services.learner.saving import MODEL, dtype_of, restore, save_if_due
+from services.learner.rank import choose_compute, layers_of, prepare_rank, shard, told_to
+from services.learner.saving import MODEL, dtype_of
 
 RESULT, TOKENS = "result.json", "tokens.jsonl"
 _SMALLEST_SPREAD = 1e-3
@@ -45,21 +46,9 @@ def reward_loop(config: dict[str, Any]) -> None:
         train: list[TokenContrast] = ray.get(config["train"][0])
         validation: list[TokenContrast] = ray.get(config["validation"][0])
         state, notes = build_state(job, stage)
-        restore(state, job)
-        here = standing(state.step, state.collective, notes)
-        if state.collective.rank == 0:
-            ray.get(mailbox.register.remote(here, None))
-        while state.step < stage.num_steps:
-            metrics = _step(state, stage, train, validation)
-            if state.collective.rank == 0:
-                ray.get(mailbox.report.remote(state.step - 1, metrics))
-            save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
-            if ray.get(mailbox.closed.remote()):
-                return
-        _finish(state, job, stage, validation or train[: stage.validation_rows], held_out=bool(validation))
-        state.collective.barrier()
-        if state.collective.rank == 0:
-            ray.get(mailbox.close.remote())
+        if take_steps(state, job, stage, mailbox, notes, lambda: _step(state, stage, train, validation)):
+            _finish(state, job, stage, validation or train[: stage.validation_rows], held_out=bool(validation))
+            end(state, mailbox)
 
 
 def build_state(job: Job, stage: RewardModelStage) -> tuple[RewardState, tuple[str, ...]]:
@@ -83,11 +72,9 @@ def _step(
     state: RewardState, stage: RewardModelStage, train: Sequence[TokenContrast], validation: Sequence[TokenContrast]
 ) -> dict[str, float]:
     started = time.perf_counter()
-    first, rank, num_ranks = state.step * stage.batch_rows, state.collective.rank, state.collective.num_ranks
-    mine = [train[(first + k) % len(train)] for k in range(rank, stage.batch_rows, num_ranks)]
-    metrics = reward_update(state, mine, stage)
+    metrics = reward_update(state, share_of_step(state, stage, train), stage)
     metrics["time/step_s"] = time.perf_counter() - started
-    if validation and stage.validate_every and state.step % stage.validate_every == 0:
+    if validation and validates_now(state, stage):
         report = pairs_report(score_contrasts(state, validation, stage), [c.kinds for c in validation])
         metrics["pairs/accuracy_validation"] = report["overall"]["mean"]
     return metrics
@@ -107,8 +94,9 @@ def _finish(
     tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
     with_padding(tokenizer, state.model.inner)
     write_model(Path(job.folder, MODEL), state.model, weights, tokenizer, dtype, facts=facts)
-    if held_out:
-        Path(job.folder, RESULT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if not held_out:
+        return
+    Path(job.folder, RESULT).write_text(json.dumps(report, indent=1), encoding="utf-8")
     if stage.level == "token":
         lines = shown_tokens(entries, measured, facts, tokenizer)
         Path(job.folder, TOKENS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

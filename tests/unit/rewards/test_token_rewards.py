@@ -48,7 +48,7 @@ def test_rewards_of_other_tokens_than_the_samples_are_refused(found: TokenReward
     with pytest.raises(RewardError, match=r"reward 'model'.*each of the 3 tokens earns.*the policy's own tokenizer"):
         score_group(group("a"), rewards)
     (skipped,) = score_group(group("a"), rewards, skip_budget=1).scores
-    assert skipped.skipped is not None
+    assert skipped.skipped == "model"
     # Where only the value counts, as in an evaluation, it is enough.
     assert breakdowns(Scripted("model", lambda _: found), [sample("a", [1])]) == [{"model": found.value}]
 
