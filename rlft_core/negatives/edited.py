@@ -11,17 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rlft_core.config.data import DataConfig
 from rlft_core.config.edits import CORRECTED, FileEditsConfig, FunctionEditsConfig
-from rlft_core.data.load import load_rows
+from rlft_core.data.load import HUB_PREFIX, load_rows
 from rlft_core.errors import DataError, RewardError
 from rlft_core.negatives.samples import Samples
 from rlft_core.negatives.types import Contrast, Negative
 from rlft_core.negatives.units import plain
 from rlft_core.rewards.custom import import_function
 from rlft_core.types import Row
+
+Side = Literal["train", "validation"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 NOTHING_CHANGED = "nothing to correct, or nothing changed"
 NO_EDIT = "the editor gave no minimal edit"
@@ -34,15 +37,23 @@ _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "«": "»"}
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)\n?```$", re.DOTALL)
 
 
-def edits_of_file(
-    config: FileEditsConfig, source: str, data: DataConfig, base_dir: Path, *, key: str
-) -> list[Contrast]:
-    """The edits in a file, those of one prompt and one edited text together.
+def edits_of_file(config: FileEditsConfig, side: Side, data: DataConfig, base_dir: Path, *, key: str) -> list[Contrast]:
+    """The edits in a file or split, those of one prompt and one edited text together; none where the recipe gives none.
+
+    Args:
+        key: where `config` stands in the recipe, for messages.
 
     Raises DataError naming the key, the file, the row and the field.
     """
+    source = config.train if side == "train" else config.validation
+    if source is None:
+        return []
+    key = f"{key}.{side}"
+    split = side if source.startswith(HUB_PREFIX) else None
     try:
-        rows = load_rows(source, input_field=data.input_field, output_field=config.edited_field, base_dir=base_dir)
+        rows = load_rows(
+            source, input_field=data.input_field, output_field=config.edited_field, split=split, base_dir=base_dir
+        )
     except DataError as error:
         raise DataError(f"{key}: {error}") from error
     return grouped((row, _original(row, config, key, source)) for row in rows)

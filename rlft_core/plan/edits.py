@@ -17,7 +17,7 @@ from rlft_core.errors import ConfigError
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.negatives import Contrast
-from rlft_core.negatives.edited import editing_row, edits_of_file
+from rlft_core.negatives.edited import SIDES, editing_row, edits_of_file
 from rlft_core.negatives.units import plain
 from rlft_core.plan.data import naming
 from rlft_core.rewards.custom import import_function
@@ -54,14 +54,13 @@ def check_edits(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
 def _check_files(recipe: Recipe, config: FileEditsConfig, splits: Splits, base_dir: Path, key: str) -> list[str]:
     warnings = []
     tested = {plain(row.input).casefold() for row in splits.test}
-    sides = {"train": config.train, "validation": config.validation}
-    for side, source in sides.items():
-        if source is None:
+    for side in SIDES:
+        edits = edits_of_file(config, side, recipe.data, base_dir, key=key)
+        if not edits:
             warnings.append(
                 f"{key}.validation is not given: nobody will know how well the reward model tells good from bad"
             )
             continue
-        edits = edits_of_file(config, source, recipe.data, base_dir, key=f"{key}.{side}")
         with naming(f"{key}.{side}"):
             for contrast in edits:
                 render(recipe.data.prompt.template, contrast.row)

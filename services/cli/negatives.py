@@ -94,8 +94,7 @@ def _show_edits(recipe: Recipe, stage: RewardModelStage, num_shown: int, base_di
             soft_wrap=True,
         )
         return
-    key = f"stages.{stage.name}.edits.train"
-    edits = edits_of_file(stage.edits, stage.edits.train, recipe.data, base_dir, key=key)
+    edits = edits_of_file(stage.edits, "train", recipe.data, base_dir, key=f"stages.{stage.name}.edits")
     count = min(num_shown, len(edits))
     for contrast in (edits[index * len(edits) // count] for index in range(count)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False, expand=True)

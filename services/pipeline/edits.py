@@ -25,7 +25,7 @@ from rlft_core.errors import DataError
 from rlft_core.models.default_model import resolve_model
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives import Contrast, Negative
-from rlft_core.negatives.edited import editing_row, edits_of_editor, edits_of_file, edits_of_function, grouped
+from rlft_core.negatives.edited import SIDES, editing_row, edits_of_editor, edits_of_file, edits_of_function, grouped
 from rlft_core.negatives.samples import Samples
 from rlft_core.types import Prompt, Row
 from services.pipeline.context import RunContext
@@ -51,11 +51,7 @@ async def edit_contrasts(context: RunContext, stage: RewardModelStage, start: st
 
 def _read_files(context: RunContext, stage: RewardModelStage, config: FileEditsConfig) -> Sides:
     key, data = f"stages.{stage.name}.edits", context.recipe.data
-    sources = {"train": config.train, "validation": config.validation}
-    return {
-        side: edits_of_file(config, source, data, context.base_dir, key=f"{key}.{side}") if source is not None else []
-        for side, source in sources.items()
-    }
+    return {side: edits_of_file(config, side, data, context.base_dir, key=key) for side in SIDES}
 
 
 async def _sampled(context: RunContext, stage: RewardModelStage, start: str, skipped: Counter[str]) -> Sides:

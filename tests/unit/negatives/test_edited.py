@@ -36,7 +36,7 @@ def write(folder: Path, *rows: dict[str, Any]) -> str:
 def read(folder: Path, *rows: dict[str, Any], **keys: Any) -> Any:
     name = write(folder, *rows)
     config = FileEditsConfig(train=name, **keys)
-    return edits_of_file(config, name, DataConfig(train="rows.jsonl"), folder, key="stages.rm.edits.train")
+    return edits_of_file(config, "train", DataConfig(train="rows.jsonl"), folder, key="stages.rm.edits")
 
 
 def test_edits_of_one_prompt_and_one_edited_text_come_together(tmp_path: Path) -> None:
