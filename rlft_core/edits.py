@@ -52,17 +52,6 @@ class Alignment(Generic[Token]):
         """Tokens substituted, inserted or deleted: the Levenshtein distance."""
         return sum(max(len(step.old), len(step.new)) for step in self.steps if step.kind != "equal")
 
-    @property
-    def num_equal(self) -> int:
-        """Tokens that both sides share."""
-        return sum(len(step.old) for step in self.steps if step.kind == "equal")
-
-    @property
-    def kept(self) -> float:
-        """2 * shared tokens / (M + N), in [0, 1]: 1 for equal texts, two empty ones among them."""
-        total = sum(len(step.old) + len(step.new) for step in self.steps)
-        return 2 * self.num_equal / total if total else 1.0
-
     def original(self) -> tuple[Token, ...]:
         """The original, rebuilt."""
         return tuple(token for step in self.steps for token in step.old)

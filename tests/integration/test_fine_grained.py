@@ -102,6 +102,8 @@ def test_every_source_of_edits_gives_a_model(finished: Path) -> None:
         facts = RewardFacts.read(folder / "model")
         assert (facts.level, facts.squash) == ("token", squash)
         assert AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32)
+        # The tiny model may write nothing that its untrained editor mends minimally in a validation row.
+        assert (folder / "result.json").is_file() or name == "editor"
         if (folder / "result.json").is_file():
             result = json.loads((folder / "result.json").read_text())
             assert result["level"] == "token"

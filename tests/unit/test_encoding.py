@@ -101,6 +101,7 @@ def test_tokens_that_differ_are_marked_on_both_sides(tokenizer: Any) -> None:
         assert set(better) >= set(text(found.positive, good).replace(" ", ""))
         assert set(worse) >= set(text(found.negatives[number], bad).replace(" ", ""))
         assert good
+    assert found.changed[0][1]
     assert found.changed[1][1] == ()
     assert found.changed[2] == ((len(found.positive) - 1,), ())  # only its end is missing
 

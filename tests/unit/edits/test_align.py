@@ -65,8 +65,8 @@ def test_known_alignments() -> None:
     assert align([], []).steps == ()
     assert align([], [1]).kinds() == ((), ("insert",))
     assert align([1], []).kinds() == (("delete",), ())
-    assert align([], []).kept == 1.0
-    assert align("abcd", "abxd").kept == pytest.approx(6 / 8)
+    assert kept_share([], []) == 1.0
+    assert kept_share("abcd", "abxd") == pytest.approx(6 / 8)
 
 
 @pytest.mark.parametrize(
