@@ -34,7 +34,7 @@ def reports(source: str, template_name: str, pairs: Sequence[Comparison]) -> dic
     template = load_template(template_name)
     folder = str(resolve_model("default" if source == "base" else source))
     by_principle = {
-        principle: CausalLmJudge.load(folder, template=template, principle=principle).compare(pairs)
+        principle: CausalLmJudge.load(folder, template=template, principles=[principle]).compare(pairs)
         for principle in template.principles
     }
     found: dict[str, Any] = {name or "-": judge_report(verdicts) for name, verdicts in by_principle.items()}

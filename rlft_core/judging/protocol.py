@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,11 +32,12 @@ class Verdict:
     """The probabilities that the judge gives to (a, b): `a_first` when `a` was shown first, `b_first` when `b` was.
 
     They need not sum to 1: a language model may have wanted to say something else. Equal answers are a tie without a
-    call; a judge that knows no order gives the same pair twice.
+    call; a judge that knows no order gives the same pair twice. `principles`: the verdicts that this one sums up.
     """
 
     a_first: tuple[float, float]
     b_first: tuple[float, float]
+    principles: tuple[Verdict, ...] = ()
 
     @property
     def scores(self) -> tuple[float, float]:
@@ -44,7 +46,9 @@ class Verdict:
 
     @property
     def preferred(self) -> float:
-        """1: `a` has the higher score, 0: `b` has it, .5: both the same."""
+        """1: `a` has the higher score, or wins by more principles; 0: `b`; .5: both the same."""
+        if self.principles:
+            return over_principles(self.principles)
         s_a, s_b = self.scores
         return _vote(s_a - s_b)
 
@@ -66,11 +70,34 @@ class Verdict:
         shares = (_share(*self.a_first), _share(self.b_first[1], self.b_first[0]))
         return sum(shares) / 2.0
 
+    @property
+    def entropy(self) -> float:
+        """Of the decision between both scores, in bits: 1 is a coin, 0 is sure."""
+        share = _share(*self.scores)
+        return -sum(p * math.log2(p) for p in (share, 1.0 - share) if p > 0.0)
+
     def _votes(self) -> tuple[float, float]:
-        return _vote(self.a_first[0] - self.a_first[1]), _vote(self.b_first[0] - self.b_first[1])
+        """What each order says; of several principles, what most of them say."""
+        parts = self.principles or (self,)
+        a_first = sum(_vote(part.a_first[0] - part.a_first[1]) - 0.5 for part in parts)
+        b_first = sum(_vote(part.b_first[0] - part.b_first[1]) - 0.5 for part in parts)
+        return _vote(a_first), _vote(b_first)
 
 
 TIE = Verdict((0.5, 0.5), (0.5, 0.5))
+
+
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict over several principles: mean probabilities, and what each of them said. ValueError without any."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    if not verdicts:
+        raise ValueError("there is no verdict to combine")
+    means = [
+        tuple(sum(pair[side] for pair in pairs) / len(verdicts) for side in (0, 1))
+        for pairs in ([verdict.a_first for verdict in verdicts], [verdict.b_first for verdict in verdicts])
+    ]
+    return Verdict((means[0][0], means[0][1]), (means[1][0], means[1][1]), tuple(verdicts))
 
 
 def over_principles(verdicts: Sequence[Verdict]) -> float:
