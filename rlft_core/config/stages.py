@@ -108,6 +108,9 @@ class RewardModelStage(Strict):
     loss: Literal["bradley_terry", "binary", "edited", "labels"] = "bradley_terry"
     """`bradley_terry`: the better text must score higher. `binary`: good or bad, each by itself. For `level: token` also
     `edited`: Bradley-Terry of the tokens that differ alone; `labels`: each of them good or bad by itself."""
+    label_weight: NonNegativeFloat = 0.0
+    """For `level: token`: so many times the loss `labels` is added. The texts' scores decide which of two is better, the
+    labels where it is wrong."""
     margin: NonNegativeFloat = 0.0
     """Bradley-Terry: by how much higher, before the loss is satisfied."""
     normalize: bool = True
@@ -167,6 +170,8 @@ class RewardModelStage(Strict):
             raise ValueError("margin belongs to the losses bradley_terry and edited; leave it out or change the loss")
         if self.loss in ("edited", "labels") and self.level != "token":
             raise ValueError(f"loss: {self.loss} looks at single tokens; set level to token, or take bradley_terry")
+        if self.label_weight and (self.level != "token" or self.loss == "labels"):
+            raise ValueError("label_weight adds labels of single tokens to another loss of level: token; leave it out")
         if self.edits is not None and self.negatives != PUBLISHED_KINDS:
             raise ValueError(
                 "give `negatives` or `edits`, not both: edits of source `corrupted` have kinds of their own"

@@ -38,7 +38,7 @@ def pair_losses(values: Tensor, texts: Texts, stage: RewardModelStage) -> Tensor
     `bradley_terry`, `binary`: of the texts' scores. `edited`: Bradley-Terry of the mean value of the tokens that the
     edit touched on either side, 0 where it touched none. `labels`: cross-entropy of every token, mean over both texts of
     the pair; touched tokens of the better text are good, those of the worse one bad, all others neither (.5), as in
-    token-level continuous rewards (Yoon et al. 2024, arXiv 2407.16574).
+    token-level continuous rewards (Yoon et al. 2024, arXiv 2407.16574); added to another loss `label_weight` times.
     """
     values = values.double()
     if stage.loss == "labels":
@@ -48,7 +48,8 @@ def pair_losses(values: Tensor, texts: Texts, stage: RewardModelStage) -> Tensor
     else:
         scores = text_scores(values, texts, stage)
         good, bad = scores[texts.good], scores[texts.bad]
-    return binary_loss(good, bad) if stage.loss == "binary" else bradley_terry_loss(good, bad, stage.margin)
+    compared = binary_loss(good, bad) if stage.loss == "binary" else bradley_terry_loss(good, bad, stage.margin)
+    return compared + stage.label_weight * _label_losses(values, texts) if stage.label_weight else compared
 
 
 def _mean_touched(values: Tensor, side: Touched, num_pairs: int) -> Tensor:

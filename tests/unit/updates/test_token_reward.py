@@ -52,21 +52,23 @@ def log_sigma(x: float) -> float:
 
 def plain_loss(good: Sequence[float], bad: Sequence[float], changed: Any, config: RewardModelStage) -> float:
     """The loss of one pair from the values of its tokens."""
+    total = 0.0
+    for values, marks, label in ((good, changed[0], 1.0), (bad, changed[1], 0.0)):
+        for t, value in enumerate(values):
+            target = label if t in marks else 0.5
+            total -= target * log_sigma(value) + (1 - target) * log_sigma(-value)
+    labels = total / (len(good) + len(bad))
     if config.loss == "labels":
-        total = 0.0
-        for values, marks, label in ((good, changed[0], 1.0), (bad, changed[1], 0.0)):
-            for t, value in enumerate(values):
-                target = label if t in marks else 0.5
-                total -= target * log_sigma(value) + (1 - target) * log_sigma(-value)
-        return total / (len(good) + len(bad))
+        return labels
+    added = config.label_weight * labels
     if config.loss == "edited":
         sides = [[values[t] for t in marks] for values, marks in zip((good, bad), changed, strict=True)]
     else:
         sides = [list(good), list(bad)]
     a, b = (sum(side) / len(side) if side else 0.0 for side in sides)
     if config.loss == "binary":
-        return -(log_sigma(a) + log_sigma(-b)) / 2
-    return -log_sigma(a - b - config.margin)
+        return -(log_sigma(a) + log_sigma(-b)) / 2 + added
+    return -log_sigma(a - b - config.margin) + added
 
 
 def on_axis(row: TokenContrast, values: Sequence[Sequence[float]]) -> torch.Tensor:
@@ -74,9 +76,18 @@ def on_axis(row: TokenContrast, values: Sequence[Sequence[float]]) -> torch.Tens
     return torch.tensor([v for text in values for v in (999.0, *text)], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("loss, margin", [*((loss, 0.0) for loss in LOSSES), ("bradley_terry", 0.3), ("edited", 0.3)])
-def test_losses_are_those_of_plain_python(loss: str, margin: float) -> None:
-    config, rng = token_stage(loss=loss, margin=margin), np.random.default_rng(1)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *({"loss": loss} for loss in LOSSES),
+        {"loss": "bradley_terry", "margin": 0.3},
+        {"loss": "edited", "margin": 0.3},
+        {"loss": "bradley_terry", "label_weight": 0.7},
+        {"loss": "binary", "label_weight": 2.0},
+    ],
+)
+def test_losses_are_those_of_plain_python(keys: dict[str, Any]) -> None:
+    config, rng = token_stage(**keys), np.random.default_rng(1)
     for row in contrasts(6):
         values = [rng.normal(size=len(text)).tolist() for text in (row.positive, *row.negatives)]
         found = pair_losses(on_axis(row, values), texts_of([row]), config)
@@ -95,6 +106,8 @@ def test_losses_by_hand() -> None:
     assert edited.item() == pytest.approx(0.13938675828296, abs=1e-10)  # -log sigma(1.5 + .4)
     labels = pair_losses(values, texts, token_stage(loss="labels"))
     assert labels.item() == pytest.approx(0.55219356, abs=1e-7)
+    both = pair_losses(values, texts, token_stage(label_weight=2.0))
+    assert both.item() == pytest.approx(0.28733532511542 + 2 * 0.55219356, abs=2e-7)
 
 
 def test_with_one_token_each_the_mean_loss_is_bradley_terry() -> None:
@@ -116,9 +129,11 @@ def plain_values(model: RewardModel, prompt: Sequence[int], text: Sequence[int])
 
 
 @pytest.mark.parametrize("packing, budget", [(True, 512), (True, 20), (False, 16)])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_is_that_of_the_plain_loss(tiny_folder: Path, packing: bool, budget: int, loss: str) -> None:
-    config, rows = token_stage(loss=loss), contrasts()
+@pytest.mark.parametrize("loss, label_weight", [*((loss, 0.0) for loss in LOSSES), ("bradley_terry", 1.0)])
+def test_gradient_is_that_of_the_plain_loss(
+    tiny_folder: Path, packing: bool, budget: int, loss: str, label_weight: float
+) -> None:
+    config, rows = token_stage(loss=loss, label_weight=label_weight), contrasts()
     state = new_state(tiny_folder, config, packing=packing, budget=budget)
     seen: dict[str, torch.Tensor] = {}
     state.optimizer.register_step_pre_hook(
