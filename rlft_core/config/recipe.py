@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
 from rlft_core.config.model import ModelConfig
-from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.config.rewards import START, JudgeConfig, RewardModelConfig
 from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 
 TrainingStage = SftStage | RewardModelStage | PpoStage | DpoStage
@@ -189,6 +189,17 @@ class Recipe(Strict):
         if reward.model is not None or reward.stage is not None:
             return reward.stage
         return next(s.name for s in reversed(self._before(stage)) if isinstance(s, RewardModelStage))
+
+    def judge_source(self, stage: PpoStage, judge: JudgeConfig) -> str | None:
+        """Name of the stage whose model judges, or `base`; None for a folder or hub id."""
+        if judge.model == START:
+            return self.start_of(stage)
+        names = [BASE, *(s.name for s in self._before(stage) if isinstance(s, PolicyStage))]
+        return judge.model if judge.model in names else None
+
+    def shares_engines(self, stage: PpoStage, judge: JudgeConfig) -> bool:
+        """Whether a judge is the policy's own engine without its adapter."""
+        return self.model.lora is not None and self.judge_source(stage, judge) == self.start_of(stage)
 
     def _before(self, stage: StageConfig) -> tuple[StageConfig, ...]:
         return self.stages[: [other.name for other in self.stages].index(stage.name)]

@@ -32,10 +32,15 @@ from rlft_core.config.checks import (
     Words,
     distinct_labels,
 )
+from rlft_core.config.rollout import RolloutConfig
 
 REWARD_FACTS = "rlft_reward.json"
 """What stands beside a reward model's weights: how texts are put to it, and its normalisation."""
 RESERVED_REWARD_NAMES = frozenset({"total"})
+
+
+START = "start"
+"""The name of the model that a stage starts from, where a judge is wanted."""
 
 
 class _Reward(Strict):
@@ -308,6 +313,34 @@ class RewardModelConfig(_Reward):
         return self
 
 
+class JudgeConfig(_Reward):
+    """A language model that compares: how often a sample wins against the others of its prompt, in [0, 1], or whether it
+    wins against the row's output. Both orders always. It runs on engines of its own, or on the rollout engines."""
+
+    type: Literal["judge"] = "judge"
+    """Which reward this is."""
+    model: str = Field(default=START, min_length=1)
+    """`start`: the frozen model that the stage starts from. Or an earlier stage, `base`, a model folder or a hub id. With
+    model.lora, `start` judges on the rollout engines, their adapter off: no further copy of the model."""
+    template: str = "better-answer"
+    """One of rlft's templates by name (better-answer, faithful-summary, helpful-harmless, instruction-following), or a
+    file of your own."""
+    principles: tuple[str, ...] | None = None
+    """Principles of the template to judge by. Default: all."""
+    against: Literal["group", "reference"] = "group"
+    """`group`: the other samples of the prompt. `reference`: the row's output."""
+    all_pairs: PositiveInt = 4
+    """Groups up to this size are compared all with all."""
+    rounds: PositiveInt = 3
+    """Larger ones meet in so many rounds of a Swiss tournament, size / 2 comparisons each."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Engines of its own, where it needs them."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.against == "reference"
+
+
 class CustomConfig(_Reward):
     """Your own function.
 
@@ -354,9 +387,14 @@ RewardConfig = Annotated[
     | LengthPenaltyConfig
     | BertScoreConfig
     | RewardModelConfig
+    | JudgeConfig
     | CustomConfig,
     Field(discriminator="type"),
 ]
+
+
+ServedConfig = RewardModelConfig | JudgeConfig
+"""Rewards that come from actors of their own, not from the reward actor."""
 
 
 def distinct_rewards(rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:

@@ -20,7 +20,7 @@ from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsC
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
 from rlft_core.config.pairs import JudgeRowsConfig, PairsConfig, SampledPairsConfig
 from rlft_core.config.postprocess import POST, PostprocessConfig
-from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
+from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
 from rlft_core.config.watch import WatchConfig
@@ -261,6 +261,11 @@ class PpoStage(Strict):
         return tuple(reward for reward in self.rewards if isinstance(reward, RewardModelConfig))
 
     @property
+    def judges(self) -> tuple[JudgeConfig, ...]:
+        """The rewards that are language models which compare."""
+        return tuple(reward for reward in self.rewards if isinstance(reward, JudgeConfig))
+
+    @property
     def model_critic(self) -> ModelCriticConfig | None:
         """The critic's configuration when it has a transformer of its own."""
         if isinstance(self.advantage, GaeConfig) and isinstance(self.advantage.critic, ModelCriticConfig):
@@ -330,6 +335,16 @@ class EvaluateStage(Strict):
     def reward_models(self) -> tuple[RewardModelConfig, ...]:
         """The rewards that are models."""
         return tuple(reward for reward in self.rewards if isinstance(reward, RewardModelConfig))
+
+    @model_validator(mode="after")
+    def _measures_alone(self) -> EvaluateStage:
+        judges = [reward.label for reward in self.rewards if isinstance(reward, JudgeConfig)]
+        if judges:
+            raise ValueError(
+                f"rewards: '{judges[0]}' compares samples with each other, and an evaluation has one of each system; leave it "
+                "out, and run `rlft compare` on the finished run"
+            )
+        return self
 
     @model_validator(mode="after")
     def _postprocesses_what_it_has(self) -> EvaluateStage:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
+from rlft_core.config.stages import BASE, PpoStage, RewardModelStage, SftStage, pairs_in
 from rlft_core.data import Splits, render
 from rlft_core.data.load import HUB_PREFIX
 from rlft_core.data.preferences import load_preferences
 from rlft_core.errors import ConfigError
+from rlft_core.judging.questions import Questioner
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.negatives import Contrast
@@ -133,3 +134,15 @@ def check_judge_labels(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
                 load_template(stage.judge.template, base_dir=base_dir).label_ids(tokenizer)
+        if isinstance(stage, PpoStage):
+            _check_judges(recipe, stage, tokenizer, base_dir)
+
+
+def _check_judges(recipe: Recipe, stage: PpoStage, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
+    for judge in stage.judges:
+        with naming(f"stages.{stage.name}.rewards, {judge.label}"):
+            template = load_template(judge.template, base_dir=base_dir)
+            if recipe.judge_source(stage, judge) is None:  # with a tokenizer of its own, looked at when it starts
+                resolve_model(judge.model)
+            else:
+                Questioner.of(template, tokenizer, principles=judge.principles, max_length=1)

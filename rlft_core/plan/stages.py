@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.pairs import SampledPairsConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.rewards import EmbeddingSimilarityConfig, RewardModelConfig
+from rlft_core.config.rewards import EmbeddingSimilarityConfig, JudgeConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits
@@ -35,6 +36,7 @@ def plan_stage(
     if isinstance(stage, PpoStage):
         actors.append(Actor("scorer", stage.num_scorers, 1, 0, _scorer_bytes(stage)))
         actors += [_reward_model(reward, size) for reward in stage.reward_models]
+        actors += [_judge(recipe, stage, judge, size, available) for judge in own_judges(recipe, stage)]
     if isinstance(stage, EvaluateStage):
         steps, samples, updates = len(stage.systems), len(stage.systems) * len(rows), 0
         sources = tuple(stage.systems.values())
@@ -70,6 +72,18 @@ def _reward_model(reward: RewardModelConfig, size: ModelSize | None) -> Actor:
         size = model_size(Path(reward.model)) if Path(reward.model, "config.json").is_file() else None
     memory = None if size is None else scorer_bytes(size.num_parameters)
     return Actor(reward.label, reward.num_actors, reward.cpus_per_actor, reward.gpus_per_actor, memory)
+
+
+def own_judges(recipe: Recipe, stage: PpoStage) -> list[JudgeConfig]:
+    """The judges of a stage that need engines of their own."""
+    return [judge for judge in stage.judges if not recipe.shares_engines(stage, judge)]
+
+
+def _judge(recipe: Recipe, stage: PpoStage, judge: JudgeConfig, size: ModelSize | None, available: Available) -> Actor:
+    """The engines of a judge. One that the recipe trains is as large as the policy."""
+    if recipe.judge_source(stage, judge) is None:
+        size = model_size(Path(judge.model)) if Path(judge.model, "config.json").is_file() else None
+    return replace(_engine(recipe, judge.rollout, size, available), role=judge.label)
 
 
 def check_resources(recipe: Recipe, plan: StagePlan, stage: StageConfig, available: Available) -> list[str]:
@@ -113,6 +127,10 @@ def _gpu_sum(stage: StageConfig, plan: StagePlan) -> str:
         parts.append(f"rollout.num_engines {rollout.num_engines} x rollout.tensor_parallel {rollout.tensor_parallel}")
     if isinstance(stage, PpoStage):
         models = [r for r in stage.reward_models if r.gpus_per_actor]
+        parts += [
+            f"{j.label}: rollout.num_engines {j.rollout.num_engines} x tensor_parallel {j.rollout.tensor_parallel}"
+            for j in stage.judges
+        ]
         parts += [f"{r.label}: num_actors {r.num_actors} x gpus_per_actor {r.gpus_per_actor:g}" for r in models]
     return " + ".join(parts)
 

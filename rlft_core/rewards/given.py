@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from rlft_core.rewards.protocol import Reward, RewardValue, Sample
 
+
+@dataclass(frozen=True, slots=True)
+class GivenScores:
+    """What an actor of its own said of a group's completions. `span`: when it worked on them, since the epoch."""
+
+    values: tuple[RewardValue, ...]
+    span: tuple[float, float]
+
+
 _Key = tuple[str, str, str]
 
 

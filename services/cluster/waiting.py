@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rlft_core.errors import DeadlineError
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from rlft_core.errors import DeadlineError, EngineError, RlftError
 
 T = TypeVar("T")
 
@@ -18,3 +21,17 @@ async def within(seconds: float, awaitable: Awaitable[T], *, actor: str, phase: 
     except TimeoutError:
         last = f"; last progress: {progress}" if progress else ""
         raise DeadlineError(f"{actor} did not finish '{phase}' within {seconds:g} s{last}") from None
+
+
+async def answer(ref: ray.ObjectRef, actor: str, phase: str, seconds: float) -> Any:
+    """What an actor says, that Ray starts again by itself. Raises what it raised, EngineError when it is gone, DeadlineError."""
+    try:
+        return await within(seconds, _value(ref), actor=actor, phase=phase)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, RlftError) else error from None
+    except RayActorError as error:
+        raise EngineError(f"{actor} died in '{phase}' and could not be restarted: {error}") from error
+
+
+async def _value(ref: ray.ObjectRef) -> Any:
+    return await ref

@@ -9,11 +9,13 @@ from pathlib import Path
 import ray
 
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.rewards import RewardConfig, RewardModelConfig
+from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
+from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, StageConfig, samples_first
 from rlft_core.data import Splits
 from rlft_core.errors import ResourceError
-from rlft_core.plan.stages import learner_uses_gpu
+from rlft_core.models.default_model import resolve_model
+from rlft_core.plan.stages import learner_uses_gpu, own_judges
 from services.cluster.placement import environment, share_of_cores
 from services.cluster.session import Needs, num_gpus_here
 from services.learner.learner import Placement
@@ -44,6 +46,11 @@ class RunContext:
         """Rewards in which every reward model names its folder, not the stage that trained it."""
         return tuple(self._with_model(stage, r) if isinstance(r, RewardModelConfig) else r for r in rewards)
 
+    def judge_model(self, stage: PpoStage, judge: JudgeConfig) -> str:
+        """The folder or hub id of the model that judges."""
+        source = self.recipe.judge_source(stage, judge)
+        return self.model_of(source) if source is not None else str(resolve_model(judge.model))
+
     def _with_model(self, stage: StageConfig, reward: RewardModelConfig) -> RewardModelConfig:
         source = self.recipe.reward_stage_of(stage, reward)
         folder = self.model_of(source) if source is not None else str((self.base_dir / str(reward.model)).absolute())
@@ -55,25 +62,32 @@ class RunContext:
         return self.observer.terminal.warn
 
 
-def needs_of(stage: StageConfig, *, gpus_there: int) -> Needs:
+def needs_of(recipe: Recipe, stage: StageConfig, *, gpus_there: int) -> Needs:
     """What a stage asks of the cluster. Raises ResourceError when it demands GPUs and the cluster has none."""
     learner = engines = scorers = Needs(0)
     if not isinstance(stage, EvaluateStage):
         ranks = stage.learner.num_ranks
         learner = Needs(ranks * stage.learner.cpus_per_rank, ranks if learner_uses_gpu(stage, gpus_there) else 0)
     if isinstance(stage, EvaluateStage | PpoStage) or samples_first(stage):
-        rollout = stage.rollout
-        on_gpu = gpus_there or rollout.tensor_parallel > 1
-        engine_gpus = rollout.num_engines * rollout.tensor_parallel if on_gpu else 0
-        engines = Needs(rollout.num_engines * rollout.cpus_per_engine, engine_gpus)
+        engines = engine_needs(stage.rollout, gpus_there=gpus_there)
     if isinstance(stage, PpoStage):
         models = stage.reward_models
         scorer_cpus = stage.num_scorers + sum(model.num_actors * model.cpus_per_actor for model in models)
         scorers = Needs(scorer_cpus, sum(model.num_actors * model.gpus_per_actor for model in models))
+        for judge in own_judges(recipe, stage):
+            asked = engine_needs(judge.rollout, gpus_there=gpus_there)
+            scorers = Needs(scorers.num_cpus + asked.num_cpus, scorers.num_gpus + asked.num_gpus)
     if samples_first(stage):
         return learner.largest(engines)  # it samples before its learner starts
     parts = (learner, engines, scorers)
     return Needs(sum(part.num_cpus for part in parts), sum(part.num_gpus for part in parts))
+
+
+def engine_needs(rollout: RolloutConfig, *, gpus_there: int) -> Needs:
+    """What the engines of one section ask of the cluster."""
+    on_gpu = gpus_there or rollout.tensor_parallel > 1
+    engine_gpus = rollout.num_engines * rollout.tensor_parallel if on_gpu else 0
+    return Needs(rollout.num_engines * rollout.cpus_per_engine, engine_gpus)
 
 
 def learner_placement(stage: TrainingStage, search_path: Path) -> Placement:

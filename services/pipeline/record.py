@@ -30,7 +30,7 @@ _NOT_DECISIVE: dict[str, Any] = {
     "checkpoint": True,
     "log_samples_every": True,
     "num_scorers": True,
-    "rewards": {"__all__": {"num_actors", "cpus_per_actor", "gpus_per_actor"}},
+    "rewards": {"__all__": {"num_actors", "cpus_per_actor", "gpus_per_actor", "rollout"}},
     "show_samples": True,
 }
 """Keys that say where or how fast a stage runs: a run may be resumed with others."""
@@ -100,6 +100,9 @@ def _sources(recipe: Recipe, stage: StageConfig) -> set[str]:
     if isinstance(stage, EvaluateStage | PpoStage):
         trained = (recipe.reward_stage_of(stage, reward) for reward in stage.reward_models)
         found |= {name for name in trained if name is not None}
+    if isinstance(stage, PpoStage):
+        judges = (recipe.judge_source(stage, judge) for judge in stage.judges)
+        found |= {name for name in judges if name is not None}
     if isinstance(stage, PpoStage) and stage.model_critic is not None and stage.model_critic.start_from is not None:
         found.add(stage.model_critic.start_from)
     return found

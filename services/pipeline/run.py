@@ -84,10 +84,10 @@ def _run_stages(context: RunContext) -> None:
         return
     least = Needs(0)
     for stage in todo:
-        least = least.largest(needs_of(stage, gpus_there=0))
+        least = least.largest(needs_of(context.recipe, stage, gpus_there=0))
     with session(context.recipe.cluster, least, model_bytes=_bytes_of(context.base_model)):
         for stage in todo:
-            wait_for(needs_of(stage, gpus_there=num_gpus_here()), context.recipe.cluster.wait_s)
+            wait_for(needs_of(context.recipe, stage, gpus_there=num_gpus_here()), context.recipe.cluster.wait_s)
             _run_stage(context, stage)
 
 

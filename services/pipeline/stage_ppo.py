@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.rewards import RewardConfig, RewardModelConfig
+from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig, ServedConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.errors import ConfigError
+from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts
 from rlft_core.types import Prompt
@@ -26,8 +27,10 @@ from services.pipeline.context import RunContext, learner_placement
 from services.pipeline.encoding import encode_prompts
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
+from services.rollout.fleet import Fleet
+from services.rollout.judging import JudgePool, Judging
 from services.scoring.reward_models import ModelPool, RewardModelActor
-from services.scoring.scorers import ScorerPool, ScoringActor
+from services.scoring.scorers import ScorerPool, ScoringActor, Served
 from services.training.ppo_loop import run_ppo
 from services.training.services import PpoServices, PromptSource
 from services.training.watch import Watch
@@ -76,6 +79,7 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
         stage,
         rewards,
         context.base_dir,
+        {judge.label: create_judge(context, stage, judge, fleet) for judge in stage.judges},
         policy=start,
         trust_remote_code=recipe.model.trust_remote_code,
     )
@@ -140,15 +144,20 @@ def create_scorers(
     stage: PpoStage,
     rewards: tuple[RewardConfig, ...],
     search_path: Path,
+    judges: Mapping[str, JudgePool] | None = None,
     *,
     policy: str | None = None,
     trust_remote_code: bool = False,
 ) -> ScorerPool:
     """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name.
 
-    `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
+    `judges` by label; `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
     """
-    models = [reward for reward in rewards if isinstance(reward, RewardModelConfig)]
+    served: list[Served] = [
+        _model_pool(reward, search_path) if isinstance(reward, RewardModelConfig) else (judges or {})[reward.label]
+        for reward in rewards
+        if isinstance(reward, ServedConfig)
+    ]
     may_skip = stage.max_skipped_samples > 0
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
@@ -166,11 +175,43 @@ def create_scorers(
     ]
     return ScorerPool(
         actors,
-        [_model_pool(model, search_path) for model in models],
+        served,
         max_skipped=stage.max_skipped_samples,
         start_s=stage.rollout.start_deadline_s,
         deadline_s=stage.rollout.request_deadline_s,
     )
+
+
+def create_judge(context: RunContext, stage: PpoStage, judge: JudgeConfig, rollouts: Fleet) -> JudgePool:
+    """A judge on engines of its own, which are starting, or on the policy's."""
+    recipe = context.recipe
+    shared = recipe.shares_engines(stage, judge)
+    model = context.judge_model(stage, judge)
+    judging = Judging(
+        judge.label,
+        model,
+        load_template(judge.template, base_dir=context.base_dir),
+        judge.principles,
+        judge.against,
+        judge.all_pairs,
+        judge.rounds,
+        max_length=recipe.model.max_length,
+        plain=shared,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    if shared:
+        return JudgePool(judging, rollouts, shared=True)
+    fleet = create_fleet(
+        recipe,
+        judge.rollout,
+        model,
+        on_gpu=num_gpus_here() > 0,
+        notice=context.notice,
+        lora=False,
+        name=judge.label,
+        frozen=True,
+    )
+    return JudgePool(judging, fleet, shared=False)
 
 
 def _model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:

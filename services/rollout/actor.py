@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,11 @@ import numpy as np
 import ray
 
 from rlft_core.errors import RlftError, SyncError
+from rlft_core.judging.questions import Questioner
+from rlft_core.rewards.given import GivenScores
 from rlft_core.types import Prompt, RolloutGroup
 from services.rollout.engine import Engine, EngineSettings, Sampling
+from services.rollout.judging import Judging, judged
 from services.weights.bundle import Manifest, Probe
 
 _log = logging.getLogger(__name__)
@@ -83,6 +86,7 @@ class RolloutActor:
         self._inbox: queue.SimpleQueue[_Request | tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._waiting: dict[str, dict[int, _Request]] = {}
         self._running: dict[str, Future[Any]] = {}
+        self._questioners: dict[str, Questioner] = {}
         self._engine: Engine = _build(kind, settings, name, options or {})
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -103,6 +107,35 @@ class RolloutActor:
         num_tokens = sum(c.num_tokens for c in group.completions)
         span = (request.admitted, time.time())
         return GroupSummary(self._name, num_tokens, time.monotonic() - started, span), group
+
+    @ray.method(num_returns=2)
+    async def judge(self, group: RolloutGroup, judging: Judging) -> tuple[GroupSummary, GivenScores]:
+        """Compare a group's samples. The summary is for the coordinator, the scores stay in the object store."""
+        if judging.label not in self._questioners:
+            self._questioners[judging.label] = judging.questioner()
+        num_tokens = 0
+
+        async def ask(prompts: Sequence[list[int]], labels: tuple[int, int]) -> np.ndarray:
+            nonlocal num_tokens
+            num_tokens += sum(map(len, prompts))
+            added: Future[list[Future[np.ndarray]]] = Future()
+            self._inbox.put((lambda: self._question(prompts, labels, plain=judging.plain), added))
+            answers = await asyncio.wrap_future(added)
+            found: list[np.ndarray] = await asyncio.gather(*map(asyncio.wrap_future, answers))
+            return np.stack(found)
+
+        scores = await judged(group, judging, self._questioners[judging.label], ask)
+        return GroupSummary(self._name, num_tokens, scores.span[1] - scores.span[0], scores.span), scores
+
+    def _question(
+        self, prompts: Sequence[list[int]], labels: tuple[int, int], *, plain: bool
+    ) -> list[Future[np.ndarray]]:
+        """On the engine thread: queue questions beside whatever else is running."""
+        answers: list[Future[np.ndarray]] = []
+        for prompt in prompts:
+            answers.append(Future())
+            self._running[self._engine.add_question(prompt, labels, plain=plain)] = answers[-1]
+        return answers
 
     async def load(self, manifest: Manifest, chunks: list[ray.ObjectRef], probe: Probe | None) -> SyncReport:
         """Take weights and compare the engine's log-probs of the probe with the learner's. Raises SyncError."""

@@ -27,20 +27,23 @@ def create_fleet(
     on_gpu: bool,
     notice: Callable[[str], None],
     lora: bool,
+    name: str = "engine",
+    frozen: bool = False,
 ) -> Fleet:
-    """Start the engines of a stage from a model folder. They hold no version until the first load."""
+    """Start the engines of a stage from a model folder. They hold no version until the first load, unless they are `frozen`
+    with the weights of the folder."""
     settings = engine_settings(recipe, rollout, str(model), on_gpu=on_gpu, lora=lora)
     threads = share_of_cores(rollout.num_engines, rollout.threads_per_engine)
     actor = ray.remote(RolloutActor)
 
-    def create(name: str, incarnation: int) -> ray.actor.ActorHandle:
+    def create(member: str, incarnation: int) -> ray.actor.ActorHandle:
         options = actor_options(
             num_cpus=rollout.cpus_per_engine,
             num_gpus=rollout.tensor_parallel if on_gpu else 0,
             env=engine_environment(threads, on_gpu=on_gpu),
             max_concurrency=_MAX_CONCURRENT_CALLS,
         )
-        return actor.options(**options).remote(name, rollout.engine, settings)
+        return actor.options(**options).remote(member, rollout.engine, settings)
 
     limits = FleetLimits(
         start_s=rollout.start_deadline_s,
@@ -50,8 +53,8 @@ def create_fleet(
         # A scripted engine has no model that could agree with the learner's.
         probe_tolerance=rollout.probe_tolerance if rollout.engine == "vllm" else math.inf,
     )
-    names = [f"engine-{index}" for index in range(rollout.num_engines)]
-    return Fleet(names, create, limits=limits, notice=notice)
+    names = [f"{name}-{index}" for index in range(rollout.num_engines)]
+    return Fleet(names, create, limits=limits, notice=notice, frozen=frozen)
 
 
 def engine_settings(recipe: Recipe, rollout: RolloutConfig, model: str, *, on_gpu: bool, lora: bool) -> EngineSettings:

@@ -54,8 +54,14 @@ class Engine(Protocol):
         """Queue a given sequence whose last `num_targets` log-probs, at temperature 1, are wanted; returns its id."""
         ...
 
+    def add_question(self, token_ids: Sequence[int], next_tokens: Sequence[int], *, plain: bool) -> str:
+        """Queue a prompt of which the log-probs of some next tokens are wanted, at temperature 1; returns its id. `plain`:
+        of the model without its adapter. Raises EngineError when the prompt does not fit."""
+        ...
+
     def step(self) -> list[tuple[str, RolloutGroup | np.ndarray]]:
-        """Advance by one token; returns what became complete by request id: groups, and probes [num_targets] float32."""
+        """Advance by one token; returns what became complete by request id: groups, and float32 arrays: of probes
+        [num_targets], of questions [num next tokens]."""
         ...
 
     @property

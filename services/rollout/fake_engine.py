@@ -42,12 +42,13 @@ class FakeEngine:
         self._probe_logprob = probe_logprob
         self._queue: list[tuple[str, Prompt, Sampling]] = []
         self._probes: list[tuple[str, int]] = []
+        self._questions: list[tuple[str, np.ndarray]] = []
         self._count = 0
         self._version = -1
 
     @property
     def busy(self) -> bool:
-        return bool(self._queue or self._probes)
+        return bool(self._queue or self._probes or self._questions)
 
     @property
     def version(self) -> int:
@@ -67,14 +68,22 @@ class FakeEngine:
         self._probes.append((str(self._count), num_targets))
         return str(self._count)
 
+    def add_question(self, token_ids: Sequence[int], next_tokens: Sequence[int], *, plain: bool) -> str:
+        """Answers depend on the question alone."""
+        self._count += 1
+        rng = np.random.default_rng([len(token_ids), *token_ids[-64:]])
+        self._questions.append((str(self._count), np.log(rng.dirichlet(np.ones(len(next_tokens) + 1))[:-1])))
+        return str(self._count)
+
     def step(self) -> list[tuple[str, RolloutGroup | np.ndarray]]:
         if self._fail_after is not None and self._count > self._fail_after:
             raise EngineError(f"{self._name}: scripted failure after {self._fail_after} requests")
         time.sleep(self._step_s)
         groups: list[tuple[str, RolloutGroup | np.ndarray]] = [(r, self._group(p, s)) for r, p, s in self._queue]
         probes = [(request, np.full(count, self._probe_logprob, dtype=np.float32)) for request, count in self._probes]
-        self._queue, self._probes = [], []
-        return [*groups, *probes]
+        answers = [(request, logprobs.astype(np.float32)) for request, logprobs in self._questions]
+        self._queue, self._probes, self._questions = [], [], []
+        return [*groups, *probes, *answers]
 
     def load(self, manifest: Manifest, chunks: Sequence[np.ndarray]) -> None:
         size = sum(chunk.nbytes for chunk in chunks)

@@ -25,6 +25,7 @@ from rlft_core.types import Prompt
 from services.cluster.waiting import within
 from services.rollout.actor import GroupSummary, SyncReport, Ticket
 from services.rollout.engine import Sampling
+from services.rollout.judging import Judging
 from services.rollout.states import EngineState, moved
 from services.weights.publication import Publication
 
@@ -66,7 +67,10 @@ class FleetLimits:
 
 
 class Fleet:
-    """Engines behind one `generate` and one `load`. `spans`: when engines worked on groups; the reader empties it."""
+    """Engines behind one `generate` and one `load`. `spans`: when engines worked on groups; the reader empties it.
+
+    `frozen`: they keep the weights that they start with, and nothing is loaded.
+    """
 
     def __init__(
         self,
@@ -75,10 +79,12 @@ class Fleet:
         *,
         limits: FleetLimits,
         notice: Callable[[str], None],
+        frozen: bool = False,
     ) -> None:
         self._create = create
         self._limits = limits
         self._notice = notice
+        self._frozen = frozen
         self._members = [Member(name, create(name, 0)) for name in names]
         self._changed = asyncio.Condition()
         self._batches = itertools.count()
@@ -115,6 +121,19 @@ class Fleet:
         """One task for each prompt; its result is the ref of the RolloutGroup, which stays where it was made."""
         batch = self._spawn(self._place(prompts))
         return [self._spawn(self._sample(prompt, k, batch, sampling)) for k, prompt in enumerate(prompts)]
+
+    async def judge(self, group: ray.ObjectRef, judging: Judging) -> ray.ObjectRef:
+        """The ref of the GivenScores of a group. Asked again, whole, elsewhere or there, when its engine dies.
+
+        Raises JudgeError, or EngineError when no engine is left.
+        """
+        while True:
+            member = await self._choose()
+            incarnation = member.incarnation
+            try:
+                return await self._answered(member, member.handle.judge.remote(group, judging), "judge")
+            except (RayActorError, DeadlineError, RayTaskError) as error:
+                self._raise_or_bury(member, incarnation, "judge", error)
 
     def states(self) -> dict[str, str]:
         """Name and state of every engine."""
@@ -155,30 +174,35 @@ class Fleet:
         while True:
             incarnation = member.incarnation
             try:
-                return await self._ask(member, prompt, sampling, ticket)
+                asked = member.handle.generate.remote(prompt, sampling, ticket)
+                return await self._answered(member, asked, "generate")
             except (RayActorError, DeadlineError, RayTaskError) as error:
-                if isinstance(error, RayTaskError) and isinstance(error.cause, RlftError):
-                    raise error.cause from None
-                self._bury(member, incarnation, "generate", error)
+                self._raise_or_bury(member, incarnation, "generate", error)
             member = await self._choose()
             ticket = Ticket(f"{next(self._batches)}-{member.name}", 0, 1)
 
-    async def _ask(self, member: Member, prompt: Prompt, sampling: Sampling, ticket: Ticket) -> ray.ObjectRef:
-        summary, group = member.handle.generate.remote(prompt, sampling, ticket)
+    async def _answered(self, member: Member, asked: tuple[ray.ObjectRef, ray.ObjectRef], phase: str) -> ray.ObjectRef:
+        """The second of two refs, when the first, a summary, is there."""
+        summary, result = asked
         member.inflight += 1
         try:
             found: GroupSummary = await within(
                 self._limits.request_s,
                 _wait(summary),
                 actor=f"engine {member.name}",
-                phase="generate",
+                phase=phase,
                 progress=f"{member.inflight} groups in flight",
             )
         finally:
             member.inflight -= 1
         self.spans.append(found.span)
-        ref: ray.ObjectRef = group
-        return ref
+        return result
+
+    def _raise_or_bury(self, member: Member, incarnation: int, phase: str, error: BaseException) -> None:
+        """Raise what a person can mend; anything else was the engine's death."""
+        if isinstance(error, RayTaskError) and isinstance(error.cause, RlftError):
+            raise error.cause from None
+        self._bury(member, incarnation, phase, error)
 
     async def _choose(self) -> Member:
         """The healthy engine with the fewest groups in flight; waits for a restart when there is none."""
@@ -189,7 +213,7 @@ class Fleet:
                     return min(healthy, key=lambda m: m.inflight)
                 if all(m.state is EngineState.DEAD for m in self._members):
                     raise EngineError(
-                        f"no rollout engine is left: each was restarted {self._limits.max_restarts} times "
+                        f"no engine is left ({', '.join(self.states())}): each was restarted {self._limits.max_restarts} times "
                         "(rollout.max_restarts); the engines' logs say why they died"
                     )
                 await within(
@@ -207,6 +231,9 @@ class Fleet:
         except (RayActorError, RayTaskError) as error:
             raise EngineError(f"engine {member.name} could not start: {_reason(error)}") from error
         member.move(EngineState.STALE)
+        if self._frozen:
+            member.move(EngineState.HEALTHY)
+            await self._tell()
 
     async def _load_one(self, member: Member) -> SyncReport | None:
         """The newest weights into one engine, one load at a time; None when it is not alive afterwards."""

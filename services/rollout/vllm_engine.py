@@ -41,6 +41,7 @@ class VllmEngine:
         self._tokenizer = self._llm.get_tokenizer()
         self._requests: dict[str, Prompt] = {}
         self._probes: dict[str, tuple[tuple[int, ...], int]] = {}
+        self._questions: dict[str, tuple[int, ...]] = {}
         self._count = 0
         self._version = -1
         self._adapter: LoRARequest | None = None
@@ -77,6 +78,20 @@ class VllmEngine:
         self._probes[request] = (tuple(token_ids), num_targets)
         return request
 
+    def add_question(self, token_ids: Sequence[int], next_tokens: Sequence[int], *, plain: bool) -> str:
+        # Greedy, so that no generator is needed; processed log-probs of a greedy request are those at temperature 1.
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprobs=len(next_tokens),
+            logprob_token_ids=list(next_tokens),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        request = self._submit(token_ids, params, plain=plain)
+        self._questions[request] = tuple(next_tokens)
+        return request
+
     def step(self) -> list[tuple[str, RolloutGroup | np.ndarray]]:
         return [(o.request_id, self._result(o)) for o in self._llm.step() if o.finished]
 
@@ -102,11 +117,12 @@ class VllmEngine:
     def close(self) -> None:
         self._llm.engine_core.shutdown()
 
-    def _submit(self, token_ids: Sequence[int], params: SamplingParams) -> str:
+    def _submit(self, token_ids: Sequence[int], params: SamplingParams, *, plain: bool = False) -> str:
         self._count += 1
+        adapter = None if plain else self._adapter
         request = str(self._count)
         try:
-            self._llm.add_request(request, tokens_input(list(token_ids)), params, lora_request=self._adapter)
+            self._llm.add_request(request, tokens_input(list(token_ids)), params, lora_request=adapter)
         except (VLLMValidationError, ValueError) as error:
             raise EngineError(
                 f"{self._name or 'engine'} refused a prompt of {len(token_ids)} tokens "
@@ -115,6 +131,10 @@ class VllmEngine:
         return request
 
     def _result(self, output: Any) -> RolloutGroup | np.ndarray:
+        if output.request_id in self._questions:
+            (entry,) = output.outputs[0].logprobs
+            wanted = self._questions.pop(output.request_id)
+            return np.asarray([entry[token].logprob for token in wanted], dtype=np.float32)
         if output.request_id not in self._probes:
             return self._group(self._requests.pop(output.request_id), output)
         token_ids, num_targets = self._probes.pop(output.request_id)

@@ -9,23 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import ray
 import torch
 
 from rlft_core.config.rewards import RewardModelConfig
-from rlft_core.rewards.protocol import RewardValue, Sample, samples_of
+from rlft_core.rewards.given import GivenScores
+from rlft_core.rewards.protocol import Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
-
-
-@dataclass(frozen=True, slots=True)
-class ModelScores:
-    """The rewards of a group's completions. `span`: when the pass that made them started and ended, since the epoch."""
-
-    values: tuple[RewardValue, ...]
-    span: tuple[float, float]
+from services.cluster.waiting import answer
 
 
 class RewardModelActor:
@@ -34,16 +27,16 @@ class RewardModelActor:
     def __init__(self, config: RewardModelConfig, *, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
         self._reward = RewardModelReward.from_config(config)
-        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[ModelScores]]] = []
+        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[GivenScores]]] = []
         self._working = asyncio.Lock()
 
     async def ready(self) -> bool:
         """Answers when the model is loaded."""
         return True
 
-    async def score(self, group: RolloutGroup) -> ModelScores:
+    async def score(self, group: RolloutGroup) -> GivenScores:
         """The reward of every completion of a group."""
-        mine: asyncio.Future[ModelScores] = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[GivenScores] = asyncio.get_running_loop().create_future()
         self._waiting.append((samples_of(group), mine))
         async with self._working:
             if not mine.done():
@@ -62,7 +55,7 @@ class RewardModelActor:
             return
         first, span = 0, (started, time.time())
         for samples, future in taken:
-            future.set_result(ModelScores(tuple(values[first : first + len(samples)]), span))
+            future.set_result(GivenScores(tuple(values[first : first + len(samples)]), span))
             first += len(samples)
 
 
@@ -74,8 +67,18 @@ class ModelPool:
         self.actors = list(actors)
         self._load = [0] * len(actors)
 
-    def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
-        """The ref of the group's ModelScores, and what to call when they have been read."""
+    async def start(self, seconds: float) -> None:
+        """Wait until every actor has loaded its model."""
+        for index, actor in enumerate(self.actors):
+            await answer(actor.ready.remote(), f"reward model '{self.label}' {index}", "start", seconds)
+
+    async def stop(self) -> None:
+        """End all actors."""
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)
+
+    async def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
+        """The ref of the group's GivenScores, and what to call when they have been read."""
         index = min(range(len(self.actors)), key=self._load.__getitem__)
         self._load[index] += 1
 

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
 
-from rlft_core.config.rewards import RewardConfig, RewardModelConfig
-from rlft_core.errors import EngineError, RewardError, RlftError
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig, ServedConfig
+from rlft_core.errors import RewardError
 from rlft_core.evaluation.text import text_metrics
 from rlft_core.models.default_model import DEFAULT_MODEL
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.build import build_rewards, is_span_reward
 from rlft_core.rewards.embedding import shared_embedder
-from rlft_core.rewards.given import GivenReward
+from rlft_core.rewards.given import GivenReward, GivenScores
 from rlft_core.rewards.protocol import WeightedReward, sample_of
 from rlft_core.rewards.scoring import num_skipped, score_group
 from rlft_core.types import RolloutGroup, ScoredGroup
-from services.cluster.waiting import within
+from services.cluster.waiting import answer
 from services.observe.samples import SampleRecord, sample_records
-from services.scoring.reward_models import ModelPool, ModelScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class ScoringActor:
         # Only who looks at single tokens needs to know what they say.
         wanted = any(isinstance(config, RewardModelConfig) or is_span_reward(config) for config in rewards)
         self._tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code) if policy and wanted else None
-        here = [config for config in rewards if not isinstance(config, RewardModelConfig)]
+        here = [config for config in rewards if not isinstance(config, ServedConfig)]
         self._built = {built.reward.name: built for built in build_rewards(here, tokenizer=self._tokenizer)}
         self._may_skip = may_skip
 
@@ -72,16 +70,16 @@ class ScoringActor:
         return True
 
     @ray.method(num_returns=2)
-    def score(self, group: RolloutGroup, *given: ModelScores) -> tuple[ScoreSummary, ScoredGroup]:
-        """Score every completion; `given` are the values of the reward models, in the recipe's order.
+    def score(self, group: RolloutGroup, *given: GivenScores) -> tuple[ScoreSummary, ScoredGroup]:
+        """Score every completion; `given` are the values of reward models and judges, in the recipe's order.
 
         The summary is for the coordinator, the scored group stays in the object store.
         """
         started = time.time()
-        models = iter(given)
+        served = iter(given)
         rewards = [
-            WeightedReward(GivenReward(config.label, next(models).values), config.weight)
-            if isinstance(config, RewardModelConfig)
+            WeightedReward(GivenReward(config.label, next(served).values), config.weight)
+            if isinstance(config, ServedConfig)
             else self._built[config.label]
             for config in self._configs
         ]
@@ -101,6 +99,24 @@ class ScoringActor:
         return sample_records(scored, tokenizer=self._tokenizer)
 
 
+class Served(Protocol):
+    """A reward that other actors compute: reward models, judges."""
+
+    label: str
+
+    async def start(self, seconds: float) -> None:
+        """Wait until it answers. Raises EngineError or DeadlineError."""
+        ...
+
+    async def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
+        """The ref of a group's GivenScores, and what to call when they have been read."""
+        ...
+
+    async def stop(self) -> None:
+        """End its actors."""
+        ...
+
+
 class ScorerPool:
     """Several reward actors; a group goes to the one with the least to do. Counts what was skipped.
 
@@ -110,14 +126,14 @@ class ScorerPool:
     def __init__(
         self,
         actors: Sequence[ray.actor.ActorHandle],
-        models: Sequence[ModelPool] = (),
+        served: Sequence[Served] = (),
         *,
         max_skipped: int,
         start_s: float,
         deadline_s: float,
     ) -> None:
         self._actors = list(actors)
-        self._models = list(models)
+        self._served = list(served)
         self._load = [0] * len(actors)
         self._max_skipped = max_skipped
         self._start_s = start_s
@@ -129,17 +145,18 @@ class ScorerPool:
         """Wait until every actor has built its rewards."""
         for index, actor in enumerate(self._actors):
             await self._answer(actor.ready.remote(), f"scorer {index}", "start", self._start_s)
-        for pool in self._models:
-            for index, actor in enumerate(pool.actors):
-                await self._answer(actor.ready.remote(), f"reward model '{pool.label}' {index}", "start", self._start_s)
+        for served in self._served:
+            await served.start(self._start_s)
 
     async def score(self, group: ray.ObjectRef) -> ray.ObjectRef:
         """The ref of the ScoredGroup of a ref of a RolloutGroup. Raises RewardError."""
         index = min(range(len(self._actors)), key=self._load.__getitem__)
         self._load[index] += 1
-        asked = [pool.score(group) for pool in self._models]
+        asked: list[tuple[ray.ObjectRef, Callable[[], None]]] = []
         try:
-            # Ray hands the models' values on as soon as they are there; they never come here.
+            for served in self._served:
+                asked.append(await served.score(group))
+            # Ray hands their values on as soon as they are there; they never come here.
             summary, scored = self._actors[index].score.remote(group, *(ref for ref, _ in asked))
             found: ScoreSummary = await self._answer(summary, f"scorer {index}", "score")
         finally:
@@ -171,18 +188,10 @@ class ScorerPool:
 
     async def stop(self) -> None:
         """End all actors."""
-        for actor in (*self._actors, *(actor for pool in self._models for actor in pool.actors)):
+        for actor in self._actors:
             ray.kill(actor, no_restart=True)
-        await asyncio.sleep(0)
+        for served in self._served:
+            await served.stop()
 
     async def _answer(self, ref: ray.ObjectRef, actor: str, phase: str, seconds: float = 0.0) -> Any:
-        try:
-            return await within(seconds or self._deadline_s, _wait(ref), actor=actor, phase=phase)
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, RlftError) else error from None
-        except RayActorError as error:
-            raise EngineError(f"{actor} died in '{phase}' and could not be restarted: {error}") from error
-
-
-async def _wait(ref: ray.ObjectRef) -> Any:
-    return await ref
+        return await answer(ref, actor, phase, seconds or self._deadline_s)
