@@ -65,6 +65,13 @@ def test_anchors_and_merges_are_understood(tmp_path: Path) -> None:
     assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "evidence" / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_recipes_of_the_evidence_parse(path: Path) -> None:
+    assert load_recipe(path).name == path.stem.replace("_", "-")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_with_rlft_parse(path: Path) -> None:
     recipe = load_recipe(path)
