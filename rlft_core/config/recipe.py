@@ -9,8 +9,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
+from rlft_core.config.judge import START, JudgeConfig
 from rlft_core.config.model import ModelConfig
-from rlft_core.config.rewards import START, JudgeConfig, RewardModelConfig
+from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
 
 TrainingStage = SftStage | RewardModelStage | PpoStage | DpoStage

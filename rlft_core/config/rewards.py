@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from rlft_core.config.base import Strict
 from rlft_core.config.checks import (
     Check,
     JsonCheck,
@@ -32,44 +31,15 @@ from rlft_core.config.checks import (
     Words,
     distinct_labels,
 )
-from rlft_core.config.rollout import RolloutConfig
+from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.rewarding import Rewarding
 
 REWARD_FACTS = "rlft_reward.json"
 """What stands beside a reward model's weights: how texts are put to it, and its normalisation."""
 RESERVED_REWARD_NAMES = frozenset({"total"})
 
 
-START = "start"
-"""The name of the model that a stage starts from, where a judge is wanted."""
-
-
-class _Reward(Strict):
-    """What every reward has. The sample's reward is the sum of weight * value over all rewards."""
-
-    type: str
-    """Which reward this is."""
-    name: str | None = Field(default=None, min_length=1, pattern=r"^[^/]+$")
-    """Name in breakdowns and metrics. Default: the type."""
-    weight: FiniteFloat = 1.0
-    """Factor of this reward in the sum. 0 only observes it."""
-
-    @property
-    def label(self) -> str:
-        """The reward's name in breakdowns and metrics."""
-        return self.name or self.type
-
-    @property
-    def fields_needed(self) -> frozenset[str]:
-        """Columns of a row that the reward reads, beside input and output."""
-        return frozenset()
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the row's output is read."""
-        return False
-
-
-class LengthConfig(_Reward):
+class LengthConfig(Rewarding):
     """1 for a length within [min, max], falling in a straight line to 0 at `tolerance` beyond."""
 
     type: Literal["length"] = "length"
@@ -92,7 +62,7 @@ class LengthConfig(_Reward):
         return self
 
 
-class RegexConfig(_Reward):
+class RegexConfig(Rewarding):
     """1 when a regular expression is found (or is not found) anywhere in the text, else 0."""
 
     type: Literal["regex"] = "regex"
@@ -103,7 +73,7 @@ class RegexConfig(_Reward):
     """Whether finding it earns the reward or loses it."""
 
 
-class RulesConfig(_Reward):
+class RulesConfig(Rewarding):
     """The share of named checks that the text passes, with a bonus for passing all of them."""
 
     type: Literal["rules"] = "rules"
@@ -118,7 +88,7 @@ class RulesConfig(_Reward):
         return frozenset().union(*(check.fields_needed for check in self.checks))
 
 
-class FormatConfig(_Reward):
+class FormatConfig(Rewarding):
     """The common checks of form, written short. `rules` has more checks and gives them names."""
 
     type: Literal["format"] = "format"
@@ -163,14 +133,14 @@ class FormatConfig(_Reward):
         return tuple(checks)
 
 
-class EndsProperlyConfig(_Reward):
+class EndsProperlyConfig(Rewarding):
     """1 when the model ended by itself (EOS), 0 when it was cut off at the token limit."""
 
     type: Literal["ends_properly"] = "ends_properly"
     """Which reward this is."""
 
 
-class RepetitionConfig(_Reward):
+class RepetitionConfig(Rewarding):
     """A penalty: 0 for a text that repeats nothing, down to -1. Its weight is therefore positive."""
 
     type: Literal["repetition"] = "repetition"
@@ -183,7 +153,7 @@ class RepetitionConfig(_Reward):
     """Words of at least so many characters are long; 0 leaves long words out."""
 
 
-class EmbeddingSimilarityConfig(_Reward):
+class EmbeddingSimilarityConfig(Rewarding):
     """Cosine between the sentence embeddings of the text and of the reference or the input, in [-1, 1]."""
 
     type: Literal["embedding_similarity"] = "embedding_similarity"
@@ -200,7 +170,7 @@ class EmbeddingSimilarityConfig(_Reward):
         return self.against == "reference"
 
 
-class ExactMatchConfig(_Reward):
+class ExactMatchConfig(Rewarding):
     """1 when the text equals the reference after normalisation, else 0."""
 
     type: Literal["exact_match"] = "exact_match"
@@ -217,7 +187,7 @@ class ExactMatchConfig(_Reward):
         return True
 
 
-class RougeConfig(_Reward):
+class RougeConfig(Rewarding):
     """ROUGE F1 against the reference (Lin 2004), in [0, 1]."""
 
     type: Literal["rouge"] = "rouge"
@@ -230,7 +200,7 @@ class RougeConfig(_Reward):
         return True
 
 
-class LengthPenaltyConfig(_Reward):
+class LengthPenaltyConfig(Rewarding):
     """A penalty for outputs longer or shorter than wanted: 0 at best, without a lower bound unless `cap` sets one.
 
     With d = max(0, |length - wanted| - tolerance): `linear` -d / scale, `quadratic` -(d / scale)^2; `count` is
@@ -264,7 +234,7 @@ class LengthPenaltyConfig(_Reward):
         return self
 
 
-class BertScoreConfig(_Reward):
+class BertScoreConfig(Rewarding):
     """BERTScore F1 against the reference (Zhang et al. 2020): greedy matching of token embeddings, without rescaling."""
 
     type: Literal["bertscore"] = "bertscore"
@@ -281,7 +251,7 @@ class BertScoreConfig(_Reward):
         return True
 
 
-class RewardModelConfig(_Reward):
+class RewardModelConfig(Rewarding):
     """A reward model: trained by an earlier stage of the recipe, or a folder. It gets actors of its own."""
 
     type: Literal["reward_model"] = "reward_model"
@@ -313,35 +283,7 @@ class RewardModelConfig(_Reward):
         return self
 
 
-class JudgeConfig(_Reward):
-    """A language model that compares: how often a sample wins against the others of its prompt, in [0, 1], or whether it
-    wins against the row's output. Both orders always. It runs on engines of its own, or on the rollout engines."""
-
-    type: Literal["judge"] = "judge"
-    """Which reward this is."""
-    model: str = Field(default=START, min_length=1)
-    """`start`: the frozen model that the stage starts from. Or an earlier stage, `base`, a model folder or a hub id. With
-    model.lora, `start` judges on the rollout engines, their adapter off: no further copy of the model."""
-    template: str = "better-answer"
-    """One of rlft's templates by name (better-answer, faithful-summary, helpful-harmless, instruction-following), or a
-    file of your own."""
-    principles: tuple[str, ...] | None = None
-    """Principles of the template to judge by. Default: all."""
-    against: Literal["group", "reference"] = "group"
-    """`group`: the other samples of the prompt. `reference`: the row's output."""
-    all_pairs: PositiveInt = 4
-    """Groups up to this size are compared all with all."""
-    rounds: PositiveInt = 3
-    """Larger ones meet in so many rounds of a Swiss tournament, size / 2 comparisons each."""
-    rollout: RolloutConfig = RolloutConfig()
-    """Engines of its own, where it needs them."""
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.against == "reference"
-
-
-class CustomConfig(_Reward):
+class CustomConfig(Rewarding):
     """Your own function.
 
     `f(sample, **params)` returns a number, or a pair (number, {"detail": number}). `sample` has `row` (id, input,

@@ -17,10 +17,11 @@ from rlft_core.config.algorithms import (
 )
 from rlft_core.config.base import Strict
 from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
+from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
 from rlft_core.config.pairs import JudgeRowsConfig, PairsConfig, SampledPairsConfig
 from rlft_core.config.postprocess import POST, PostprocessConfig
-from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardConfigs, RewardModelConfig
+from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
 from rlft_core.config.watch import WatchConfig

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
+from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.pairs import SampledPairsConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.rewards import EmbeddingSimilarityConfig, JudgeConfig, RewardModelConfig
+from rlft_core.config.rewards import EmbeddingSimilarityConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import ray
 
+from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
-from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, StageConfig, samples_first
 from rlft_core.data import Splits

@@ -9,7 +9,8 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig, ServedConfig
+from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig, ServedConfig
 from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.errors import ConfigError

@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_cut_by_rule_and_counted(judge: CausalLmJudge) -> N
     # ... then both answers, to one length.
     cut = said("task", "first " * 200, "last " * 200)
     assert "task" not in cut
-    assert cut.count("first") == pytest.approx(cut.count("last"), abs=4)
+    assert abs(cut.count("first") - cut.count("last")) <= 4
     assert cut.count("first") > 0
     with pytest.raises(JudgeError, match=r"row 'row-1': the judge's template 't' alone is longer than the 3 tokens"):
         Questioner.of(template, tokenizer, max_length=3).prompts([pair("a", "b")])
