@@ -53,5 +53,5 @@ def share_of_step(state: Training, stage: ContrastStage, train: Sequence[T]) -> 
 
 
 def validates_now(state: Training, stage: ContrastStage) -> bool:
-    """Whether held-out contrasts are measured after this step; after the last one they are measured anyway."""
-    return bool(stage.validate_every) and state.step % stage.validate_every == 0 and state.step < stage.num_steps
+    """Whether held-out contrasts are measured after this step."""
+    return bool(stage.validate_every) and state.step % stage.validate_every == 0
