@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import PpoStage
 from rlft_core.data.prepare import rows_of
 from rlft_core.evaluation.bootstrap import interval, paired_p_value
-from rlft_core.judging.protocol import Answer, Comparison, Judge
+from rlft_core.judging.protocol import Answer, Comparison
 from rlft_core.types import Row
 from services.cli.compare import load_judge, read_outputs
 from services.observe import jsonl
@@ -31,24 +32,21 @@ from services.observe import jsonl
 Curve = list[tuple[int, float]]
 
 
-def outcomes(judge: Judge, rows: Mapping[str, Row], answers: Mapping[str, Answer]) -> np.ndarray:
-    """[rows] of an answer against the row's own output, in the order of the ids."""
-    asked = [Comparison(rows[i], answers[i], Answer(rows[i].output)) for i in sorted(answers)]
-    return np.array([verdict.outcome for verdict in judge.compare(asked)])
+@dataclass
+class Asked:
+    """All comparisons of all runs, judged in one call: a judge then computes the prompt of a row once."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    def add(self, rows: Mapping[str, Row], answers: Mapping[str, Answer]) -> slice:
+        """Ask of each answer whether it beats the row's own output, in the order of the ids."""
+        first = len(self.comparisons)
+        self.comparisons += [Comparison(rows[i], answers[i], Answer(rows[i].output)) for i in sorted(answers)]
+        return slice(first, len(self.comparisons))
 
 
-def final_rates(runs: Sequence[Path], systems: Sequence[str], judge: Judge) -> dict[str, np.ndarray]:
-    """[seeds, rows] of each system."""
-    found: dict[str, list[np.ndarray]] = {system: [] for system in systems}
-    for run in runs:
-        outputs = read_outputs(run, None, Path.cwd())
-        for system in systems:
-            found[system].append(outcomes(judge, outputs.rows, outputs.answers[system]))
-    return {system: np.stack(values) for system, values in found.items()}
-
-
-def curve(run: Path, stage: str, judge: Judge) -> Curve:
-    """(samples seen, win rate on validation rows) at every look of a stage's watch."""
+def looks_of(run: Path, stage: str, asked: Asked) -> list[tuple[int, slice]]:
+    """(samples seen, where its comparisons are) of every look of a stage's watch."""
     recipe = Recipe.model_validate(json.loads((run / "recipe.resolved.json").read_text(encoding="utf-8")))
     config = recipe.stage(stage)
     assert isinstance(config, PpoStage)
@@ -57,9 +55,7 @@ def curve(run: Path, stage: str, judge: Judge) -> Curve:
     lines: list[dict[str, Any]] = list(jsonl.read_rows(run / "stages" / stage / "watch-outputs.jsonl"))
     for line in lines:
         looks.setdefault(line["step"], {})[line["id"]] = Answer(line["output"], line["ended"])
-    return [
-        (step * config.samples_per_step, float(outcomes(judge, rows, looks[step]).mean())) for step in sorted(looks)
-    ]
+    return [(step * config.samples_per_step, asked.add(rows, looks[step])) for step in sorted(looks)]
 
 
 def samples_to(rate: float, points: Curve) -> float | None:
@@ -81,8 +77,18 @@ def main() -> None:
     parser.add_argument("--watched", nargs=2, default=())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    judge = load_judge(options.judge)
-    rates = final_rates(options.runs, options.systems, judge)
+    asked = Asked()
+    places: dict[str, list[slice]] = {system: [] for system in options.systems}
+    looks: dict[tuple[str, str], list[tuple[int, slice]]] = {}
+    for run in options.runs:
+        outputs = read_outputs(run, None, Path.cwd())
+        for system in options.systems:
+            places[system].append(asked.add(outputs.rows, outputs.answers[system]))
+        for stage in options.watched:
+            looks[run.name, stage] = looks_of(run, stage, asked)
+    found = np.array([verdict.outcome for verdict in load_judge(options.judge).compare(asked.comparisons)])
+    rates = {system: np.stack([found[place] for place in where]) for system, where in places.items()}
+    curves = {key: [(seen, float(found[place].mean())) for seen, place in where] for key, where in looks.items()}
     result: dict[str, Any] = {"judge": options.judge, "runs": [run.name for run in options.runs], "rates": {}}
     print(
         "| win rate against the references | " + " | ".join(run.name for run in options.runs) + " | together [95 %] |"
@@ -99,7 +105,7 @@ def main() -> None:
     bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     print(f"\n{options.systems[1]} − {options.systems[0]}: {100 * difference.mean:+.1f} points {bounds}, p = {p:.4f}\n")
     for run in options.runs if options.watched else ():
-        one, other = (curve(run, stage, judge) for stage in options.watched)
+        one, other = (curves[run.name, stage] for stage in options.watched)
         reached = samples_to(one[-1][1], other)
         result.setdefault("curves", {})[run.name] = {
             options.watched[0]: one,
