@@ -184,7 +184,7 @@ def test_reward_models_that_are_killed_come_back_and_no_score_is_lost(own: Path,
     pool = pool_of(own, config, LengthConfig(unit="words", min=1, weight=0.0))
 
     async def test() -> None:
-        actors = pool._models[0].actors
+        actors = pool._served[0].actors
         pids = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
         asked = asyncio.ensure_future(scores(pool, groups))
         await asyncio.sleep(0.01)  # all are asked for, few are scored
