@@ -21,6 +21,7 @@ from rlft_core.rewards.protocol import samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row, ScoredGroup
 from services.pipeline.stage_ppo import create_scorers
+from services.scoring.reward_models import ModelPool
 from services.scoring.scorers import ScorerPool
 from tests.integration.support import kill, ppo
 
@@ -184,7 +185,9 @@ def test_reward_models_that_are_killed_come_back_and_no_score_is_lost(own: Path,
     pool = pool_of(own, config, LengthConfig(unit="words", min=1, weight=0.0))
 
     async def test() -> None:
-        actors = pool._served[0].actors
+        (served,) = pool._served
+        assert isinstance(served, ModelPool)
+        actors = served.actors
         pids = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
         asked = asyncio.ensure_future(scores(pool, groups))
         await asyncio.sleep(0.01)  # all are asked for, few are scored
