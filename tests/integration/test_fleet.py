@@ -192,7 +192,9 @@ def test_a_life_in_which_an_engine_cannot_start_is_lost_and_the_next_is_tried() 
 def test_when_every_life_of_every_engine_is_lost_the_run_ends_and_says_so() -> None:
     async def test(fleet: Fleet) -> None:
         await fleet.load(publication())
-        with pytest.raises(EngineError, match=r"no engine is left \(engine-0, engine-1\).*1 times.*rollout\.max_restarts"):
+        with pytest.raises(
+            EngineError, match=r"no engine is left \(engine-0, engine-1\).*1 times.*rollout\.max_restarts"
+        ):
             await answers(fleet, prompts(3))
         assert set(fleet.states().values()) == {"dead"}
         assert fleet.num_restarts == 2
