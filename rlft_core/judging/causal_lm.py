@@ -59,6 +59,10 @@ class CausalLmJudge:
         longest = min(int(getattr(model.inner.config, "max_position_embeddings", _BATCH_TOKENS)), _BATCH_TOKENS) - 1
         return cls(model, Questioner.of(template, tokenizer, principles=principles, max_length=longest), compute)
 
+    @property
+    def num_truncated(self) -> int:
+        return self.questions.num_truncated
+
     @torch.inference_mode()
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         return self.questions.verdicts(comparisons, self._label_probabilities(self.questions.prompts(comparisons)))

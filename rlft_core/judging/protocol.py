@@ -113,7 +113,13 @@ def over_principles(verdicts: Sequence[Verdict]) -> float:
 
 
 class Judge(Protocol):
-    """Compares answers, both orders always. A pure function of each comparison."""
+    """Compares answers, both orders always. A pure function of each comparison.
+
+    `num_truncated`: how many comparisons so far were too long for it and were cut.
+    """
+
+    @property
+    def num_truncated(self) -> int: ...
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """One verdict for each comparison, in order. Raises JudgeError when there is none."""

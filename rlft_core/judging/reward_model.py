@@ -28,6 +28,11 @@ class RewardModelJudge:
         """A folder that a reward-model stage wrote. Raises ModelError or ConfigError."""
         return cls(RewardModelReward.from_config(RewardModelConfig(model=folder)))
 
+    @property
+    def num_truncated(self) -> int:
+        """0: a reward model is given whole texts."""
+        return 0
+
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         different = [pair for pair in comparisons if pair.a != pair.b]
         samples = {

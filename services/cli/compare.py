@@ -70,7 +70,7 @@ def compare_runs(
     verdicts: dict[str, list[Verdict]] = {}
     for name, answers in chosen.items():
         verdicts[name] = judging.compare([Comparison(first.rows[i], answers[i], fixed[i]) for i in ids])
-    result = win_rates(verdicts)
+    result: dict[str, Any] = {**win_rates(verdicts), "truncated": judging.num_truncated}
     show(result, reference=told, judge=judge, num_rows=len(ids))
     if out is not None:
         record = {"reference": told, "judge": judge, "rows": len(ids), **result}
@@ -138,6 +138,13 @@ def show(result: Mapping[str, Any], *, reference: str, judge: str, num_rows: int
         bounds = f"{100 * found['low']:+.1f}, {100 * found['high']:+.1f}".replace("-", MINUS)
         console.print(
             f"{name}: {_PERCENT.change(found['mean'])} [{bounds}], p = {found['p']:.4f}", soft_wrap=True, markup=False
+        )
+    if result["truncated"]:
+        console.print(
+            f"{result['truncated']} of {num_rows * len(result['systems'])} comparisons were too long for the judge: it saw the task "
+            "cut from its end, then both answers cut to one length",
+            style="yellow",
+            soft_wrap=True,
         )
     biased = [name for name, found in result["systems"].items() if abs(found["first"] - 0.5) > 0.1]
     for name in biased:

@@ -23,6 +23,8 @@ def both(a: float) -> tuple[float, float]:
 class LongerWins:
     """A judge that counts letters, and prefers what stands first by a little."""
 
+    num_truncated = 0
+
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         self.seen = list(comparisons)
         gaps = [len(pair.a.text) - len(pair.b.text) for pair in comparisons]
@@ -83,6 +85,14 @@ def test_the_newest_systems_are_compared_with_the_rows_own_outputs(base: Path, j
     assert "one:rl" in told.output
     assert [pair.row.fields["extra"] for pair in judge.seen] == [f"e{k}" for k in range(6)]
     assert [pair.a.ended for pair in judge.seen] == [False] + [True] * 5
+
+
+def test_comparisons_that_were_cut_are_told(base: Path, judge: LongerWins) -> None:
+    judge.num_truncated = 2
+    told = call("one", "two", "--out", "found.json")
+    assert told.exit_code == 0, told.output
+    assert "2 of 12 comparisons were too long for the judge" in told.output
+    assert json.loads(Path("found.json").read_text())["truncated"] == 2
 
 
 def test_a_system_may_be_the_reference(base: Path, judge: LongerWins) -> None:
