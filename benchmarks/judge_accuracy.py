@@ -20,7 +20,7 @@ from rlft_core.config.rewards import REWARD_FACTS
 from rlft_core.data.prepare import rows_of
 from rlft_core.evaluation.judges import judge_report
 from rlft_core.judging.causal_lm import CausalLmJudge
-from rlft_core.judging.protocol import Answer, Comparison, over_principles
+from rlft_core.judging.protocol import Answer, Comparison
 from rlft_core.judging.reward_model import RewardModelJudge
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
@@ -33,13 +33,12 @@ def reports(source: str, template_name: str, pairs: Sequence[Comparison]) -> dic
         return {"reward": judge_report(RewardModelJudge.load(source).compare(pairs))}
     template = load_template(template_name)
     folder = str(resolve_model("default" if source == "base" else source))
-    by_principle = {
-        principle: CausalLmJudge.load(folder, template=template, principles=[principle]).compare(pairs)
-        for principle in template.principles
-    }
-    found: dict[str, Any] = {name or "-": judge_report(verdicts) for name, verdicts in by_principle.items()}
-    together = [over_principles(verdicts) for verdicts in zip(*by_principle.values(), strict=True)]
-    found["together"] = {"accuracy": {"mean": sum(together) / len(together)}}
+    verdicts = CausalLmJudge.load(folder, template=template).compare(pairs)
+    found: dict[str, Any] = {}
+    for number, principle in enumerate(template.principles):
+        parts = [verdict.principles[number] if verdict.principles else verdict for verdict in verdicts]
+        found[principle or "-"] = judge_report(parts)
+    found["together"] = {"accuracy": {"mean": sum(verdict.preferred for verdict in verdicts) / len(verdicts)}}
     return found
 
 
