@@ -96,13 +96,16 @@ class JudgePool:
         self._shared = shared
 
     async def start(self, seconds: float) -> None:
-        """Wait until every engine answers. Raises EngineError or DeadlineError."""
+        """Wait until every engine answers, within `rollout.start_deadline_s` of its own. Raises EngineError or DeadlineError."""
         if not self._shared:
             await self._fleet.start()
 
     async def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
         """The ref of a group's GivenScores. Raises JudgeError, EngineError or DeadlineError."""
-        return await self._fleet.judge(group, self._judging), _nothing
+        scores = await self._fleet.judge(group, self._judging)
+        if not self._shared:
+            self._fleet.spans.clear()  # the scorer reads the same from the scores; nobody reads these
+        return scores, _nothing
 
     async def stop(self) -> None:
         """End its engines."""
