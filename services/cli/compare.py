@@ -141,8 +141,8 @@ def show(result: Mapping[str, Any], *, reference: str, judge: str, num_rows: int
         )
     if result["truncated"]:
         console.print(
-            f"{result['truncated']} of {num_rows * len(result['systems'])} comparisons were too long for the judge: it saw the task "
-            "cut from its end, then both answers cut to one length",
+            f"{result['truncated']} of {num_rows * len(result['systems'])} comparisons were too long for the judge: it saw the "
+            "task cut from its end, then both answers cut to one length",
             style="yellow",
             soft_wrap=True,
         )

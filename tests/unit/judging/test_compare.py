@@ -128,6 +128,8 @@ def test_systems_must_have_answered_the_same_rows(base: Path, judge: LongerWins)
 
 def test_a_judge_that_looks_at_the_place_is_told_of(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class First:
+        num_truncated = 0
+
         def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
             return [Verdict((0.9, 0.1), (0.1, 0.9)) for _ in comparisons]
 
