@@ -186,7 +186,7 @@ class Recipe(Strict):
         earlier = self._before(stage)
         return next((s.name for s in reversed(earlier) if isinstance(s, PolicyStage)), BASE)
 
-    def reward_stage_of(self, stage: StageConfig, reward: RewardModelConfig) -> str | None:
+    def reward_stage_of(self, stage: StageConfig | OnlineStage, reward: RewardModelConfig) -> str | None:
         """Name of the stage that trains a reward model; None for a folder."""
         if reward.model is not None or reward.stage is not None:
             return reward.stage
@@ -203,7 +203,7 @@ class Recipe(Strict):
         """Whether a judge is the policy's own engine without its adapter."""
         return self.model.lora is not None and self.judge_source(stage, judge) == self.start_of(stage)
 
-    def _before(self, stage: StageConfig) -> tuple[StageConfig, ...]:
+    def _before(self, stage: StageConfig | OnlineStage) -> tuple[StageConfig, ...]:
         return self.stages[: [other.name for other in self.stages].index(stage.name)]
 
 

@@ -88,10 +88,10 @@ def model_of(recipe: Recipe, folder: Path, stage: str | None) -> str:
 def rows_to_answer(recipe: Recipe, options: Options, base_dir: Path) -> list[Row]:
     """The inputs as rows, or the first test rows. Raises DataError when the prompt needs more than an input."""
     if not options.inputs:
-        rows = rows_of(recipe.data, base_dir, recipe.seed).test[: options.rows]
-        if not rows:
+        tested = list(rows_of(recipe.data, base_dir, recipe.seed).test[: options.rows])
+        if not tested:
             raise DataError("the recipe has no test rows to answer; give an --input")
-        return list(rows)
+        return tested
     rows = [
         Row(str(number), text, "", {recipe.data.input_field: text}) for number, text in enumerate(options.inputs, start=1)
     ]

@@ -44,7 +44,7 @@ class RunContext:
         """Model folder of an earlier stage, or the base model."""
         return self.base_model if source == BASE else str(self.stage_folder(source) / "model")
 
-    def with_models(self, stage: StageConfig, rewards: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
+    def with_models(self, stage: StageConfig | OnlineStage, rewards: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
         """Rewards in which every reward model names its folder, not the stage that trained it."""
         return tuple(self._with_model(stage, r) if isinstance(r, RewardModelConfig) else r for r in rewards)
 
@@ -53,7 +53,7 @@ class RunContext:
         source = self.recipe.judge_source(stage, judge)
         return self.model_of(source) if source is not None else str(resolve_model(judge.model))
 
-    def _with_model(self, stage: StageConfig, reward: RewardModelConfig) -> RewardModelConfig:
+    def _with_model(self, stage: StageConfig | OnlineStage, reward: RewardModelConfig) -> RewardModelConfig:
         source = self.recipe.reward_stage_of(stage, reward)
         folder = self.model_of(source) if source is not None else str((self.base_dir / str(reward.model)).absolute())
         return reward.model_copy(update={"stage": None, "model": folder})
