@@ -62,7 +62,14 @@ def generate_answers(folder: Path, stage: str | None, options: Options, base_dir
     console = Console()
     with session(recipe.cluster, engine_needs(rollout, gpus_there=0), model_bytes=size):
         found = asyncio.run(
-            generate(recipe, model, rows, asked, rollout=rollout, notice=lambda line: console.print(Text(line), style="yellow"))
+            generate(
+                recipe,
+                model,
+                rows,
+                asked,
+                rollout=rollout,
+                notice=lambda line: console.print(Text(line), style="yellow"),
+            )
         )
     show(found, console)
     if options.out is not None:
@@ -93,7 +100,8 @@ def rows_to_answer(recipe: Recipe, options: Options, base_dir: Path) -> list[Row
             raise DataError("the recipe has no test rows to answer; give an --input")
         return tested
     rows = [
-        Row(str(number), text, "", {recipe.data.input_field: text}) for number, text in enumerate(options.inputs, start=1)
+        Row(str(number), text, "", {recipe.data.input_field: text})
+        for number, text in enumerate(options.inputs, start=1)
     ]
     for row in rows:
         render(recipe.data.prompt.template, row)

@@ -192,7 +192,9 @@ def compare(
 
 @app.command("generate")
 def generate_command(
-    run: Annotated[str, typer.Argument(metavar="RUN[:STAGE]", help="A run, and which stage's model; default: the last.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[:STAGE]", help="A run, and which stage's model; default: the last.")
+    ],
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="What to answer; repeatable. Default: the first test rows.")
     ] = None,

@@ -44,7 +44,9 @@ class RunContext:
         """Model folder of an earlier stage, or the base model."""
         return self.base_model if source == BASE else str(self.stage_folder(source) / "model")
 
-    def with_models(self, stage: StageConfig | OnlineStage, rewards: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
+    def with_models(
+        self, stage: StageConfig | OnlineStage, rewards: Sequence[RewardConfig]
+    ) -> tuple[RewardConfig, ...]:
         """Rewards in which every reward model names its folder, not the stage that trained it."""
         return tuple(self._with_model(stage, r) if isinstance(r, RewardModelConfig) else r for r in rewards)
 

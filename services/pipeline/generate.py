@@ -1,6 +1,6 @@
 """Answers of a tuned model, the best of several by a tournament that the model judges itself: self-rejection.
 
-    rows ─▶ [engines: N samples each] ─▶ [the same engines: a bracket, both orders] ─▶ one answer a row
+rows ─▶ [engines: N samples each] ─▶ [the same engines: a bracket, both orders] ─▶ one answer a row
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ class Generated:
 
 
 async def generate(
-    recipe: Recipe, model: str, rows: Sequence[Row], asked: Asked, *, rollout: RolloutConfig, notice: Callable[[str], None]
+    recipe: Recipe,
+    model: str,
+    rows: Sequence[Row],
+    asked: Asked,
+    *,
+    rollout: RolloutConfig,
+    notice: Callable[[str], None],
 ) -> list[Generated]:
     """One answer for each row, in order, from engines that are started and ended here.
 
@@ -67,7 +73,9 @@ async def generate(
     try:
         await fleet.start()
         judging = _judging(recipe, model, asked)
-        return list(await asyncio.gather(*(_answer(fleet, task, judging) for task in fleet.generate(prompts, asked.sampling))))
+        return list(
+            await asyncio.gather(*(_answer(fleet, task, judging) for task in fleet.generate(prompts, asked.sampling)))
+        )
     finally:
         await fleet.stop()
 
