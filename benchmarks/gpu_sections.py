@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu_bench import Bench, tell
 from benchmarks.gpu_models import LONG, SYNOPSES, Load, ModelSize, amount, forward_flops, make_groups, make_lm
 from rlft_core.batching.packing import number_tokens, pack
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.kl import FixedKl
 from rlft_core.models.attention import to_device
 from rlft_core.models.compute import Compute

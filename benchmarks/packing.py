@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.settings import NEVER, ROOT, Settings, encoded_prompts, recipe, stage_of
 from rlft_core.config.model import FreezeConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.data.prepare import rows_of
 from rlft_core.kl import FixedKl

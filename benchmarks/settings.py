@@ -8,7 +8,7 @@ from typing import Any
 
 from rlft_core.batching.schedule import rows_of_step
 from rlft_core.config import Recipe, parse_recipe
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.data import encode_prompt
 from rlft_core.data.prepare import rows_of
 from rlft_core.models.loading import load_tokenizer

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from rlft_core.config.online import PpoStage
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import PpoStage
 from rlft_core.data.prepare import rows_of
 from rlft_core.evaluation.bootstrap import interval, paired_p_value
 from rlft_core.judging.protocol import Answer, Comparison

@@ -11,11 +11,12 @@ from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
 from rlft_core.config.judge import START, JudgeConfig
 from rlft_core.config.model import ModelConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.rewards import RewardModelConfig
-from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
+from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, RewardModelStage, SftStage, StageConfig
 
-TrainingStage = SftStage | RewardModelStage | PpoStage | DpoStage
-PolicyStage = SftStage | PpoStage | DpoStage
+TrainingStage = SftStage | RewardModelStage | OnlineStage | DpoStage
+PolicyStage = SftStage | OnlineStage | DpoStage
 
 
 class ClusterConfig(Strict):
@@ -84,7 +85,7 @@ class Recipe(Strict):
         for source in sources:
             if source not in policies:
                 raise ValueError(f"{where}: '{source}' is no earlier training stage; there are: {', '.join(policies)}")
-        if isinstance(stage, EvaluateStage | PpoStage):
+        if isinstance(stage, EvaluateStage | OnlineStage):
             self._check_reward_models(where, stage, [s.name for s in earlier if isinstance(s, RewardModelStage)])
         if isinstance(stage, EvaluateStage):
             held_out = self.data.test if stage.split == "test" else self.data.validation
@@ -110,7 +111,7 @@ class Recipe(Strict):
                 f"instance {twice[0]}_{stage.name}"
             )
 
-    def _check_reward_models(self, where: str, stage: EvaluateStage | PpoStage, known: list[str]) -> None:
+    def _check_reward_models(self, where: str, stage: EvaluateStage | OnlineStage, known: list[str]) -> None:
         there = ", ".join(known) or "none"
         for reward in stage.reward_models:
             if reward.model is None and (not known if reward.stage is None else reward.stage not in known):
@@ -121,7 +122,7 @@ class Recipe(Strict):
             source = None if reward.model is not None else reward.stage or known[-1]
             if source is not None:
                 self._check_token_keys(where, reward, source)
-        start = stage.model_critic.start_from if isinstance(stage, PpoStage) and stage.model_critic else None
+        start = stage.model_critic.start_from if isinstance(stage, OnlineStage) and stage.model_critic else None
         if start is not None and start not in known:
             raise ValueError(
                 f"{where}: advantage.critic.start_from '{start}' is no earlier stage of type reward_model; there are: {there}"
@@ -138,7 +139,7 @@ class Recipe(Strict):
         if isinstance(trained, RewardModelStage) and trained.level != "token":
             given = [
                 key
-                for key in ("smooth", "scale")
+                for key in ("smooth", "scale", "center")
                 if getattr(reward, key) != RewardModelConfig.model_fields[key].default
             ]
             if given:
@@ -152,14 +153,14 @@ class Recipe(Strict):
         if isinstance(stage, SftStage | RewardModelStage | DpoStage):
             completion = 1
         else:
-            completion = stage.sampling.max_tokens if isinstance(stage, PpoStage) else stage.max_tokens
+            completion = stage.sampling.max_tokens if isinstance(stage, OnlineStage) else stage.max_tokens
         longest = self.data.max_prompt_tokens + completion
         if longest > budget:
             raise ValueError(
                 f"{where}: data.max_prompt_tokens ({self.data.max_prompt_tokens}) plus {completion} new tokens is {longest}, "
                 f"more than model.max_length ({budget}); raise model.max_length or lower one of the two"
             )
-        if isinstance(stage, PpoStage) and stage.max_lag and self.model.lora:
+        if isinstance(stage, OnlineStage) and stage.max_lag and self.model.lora:
             raise ValueError(
                 f"{where}: max_lag ({stage.max_lag}) needs weights that can be exchanged while tokens are sampled, which "
                 "adapters cannot; set max_lag to 0 or leave out model.lora"
@@ -185,30 +186,30 @@ class Recipe(Strict):
         earlier = self._before(stage)
         return next((s.name for s in reversed(earlier) if isinstance(s, PolicyStage)), BASE)
 
-    def reward_stage_of(self, stage: StageConfig, reward: RewardModelConfig) -> str | None:
+    def reward_stage_of(self, stage: StageConfig | OnlineStage, reward: RewardModelConfig) -> str | None:
         """Name of the stage that trains a reward model; None for a folder."""
         if reward.model is not None or reward.stage is not None:
             return reward.stage
         return next(s.name for s in reversed(self._before(stage)) if isinstance(s, RewardModelStage))
 
-    def judge_source(self, stage: PpoStage, judge: JudgeConfig) -> str | None:
+    def judge_source(self, stage: OnlineStage, judge: JudgeConfig) -> str | None:
         """Name of the stage whose model judges, or `base`; None for a folder or hub id."""
         if judge.model == START:
             return self.start_of(stage)
         names = [BASE, *(s.name for s in self._before(stage) if isinstance(s, PolicyStage))]
         return judge.model if judge.model in names else None
 
-    def shares_engines(self, stage: PpoStage, judge: JudgeConfig) -> bool:
+    def shares_engines(self, stage: OnlineStage, judge: JudgeConfig) -> bool:
         """Whether a judge is the policy's own engine without its adapter."""
         return self.model.lora is not None and self.judge_source(stage, judge) == self.start_of(stage)
 
-    def _before(self, stage: StageConfig) -> tuple[StageConfig, ...]:
+    def _before(self, stage: StageConfig | OnlineStage) -> tuple[StageConfig, ...]:
         return self.stages[: [other.name for other in self.stages].index(stage.name)]
 
 
 def _feature_that_validates(stage: TrainingStage) -> str | None:
     """What in a stage cannot do without validation rows."""
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         return "watch" if stage.watch is not None else None
     if isinstance(stage, SftStage) and (stage.keep == "best" or stage.patience):
         return "keep: best" if stage.keep == "best" else "patience"

@@ -7,24 +7,18 @@ from typing import Annotated, Literal, TypeGuard
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from rlft_core.config.algorithms import (
-    AdvantageConfig,
-    ClipConfig,
-    GaeConfig,
-    KlConfig,
-    ModelCriticConfig,
     PreferenceConfig,
-    RlooConfig,
 )
 from rlft_core.config.base import Strict
 from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
 from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
+from rlft_core.config.online import OnlineDpoStage, PpoStage
 from rlft_core.config.pairs import JudgeRowsConfig, PairsConfig, SampledPairsConfig
 from rlft_core.config.postprocess import POST, PostprocessConfig
-from rlft_core.config.rewards import RewardConfig, RewardConfigs, RewardModelConfig
-from rlft_core.config.rollout import RolloutConfig, SamplingConfig
+from rlft_core.config.rewards import RewardConfig, RewardModelConfig
+from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
-from rlft_core.config.watch import WatchConfig
 
 BASE = "base"
 """The name under which stages refer to the untuned model."""
@@ -182,98 +176,6 @@ class RewardModelStage(Strict):
         return self
 
 
-class PpoStage(Strict):
-    """Generate, score, update: proximal policy optimisation against the rewards below."""
-
-    type: Literal["ppo"] = "ppo"
-    name: str = "ppo"
-    """The stage's name and folder."""
-    start_from: str | None = None
-    """Stage whose model is the start and the KL reference, or `base`. Default: the training stage before."""
-    num_steps: PositiveInt = 50
-    """Times the cycle generate, score, update runs."""
-    prompts_per_step: PositiveInt = 8
-    """Prompts in one step, over all ranks."""
-    samples_per_prompt: PositiveInt = 8
-    """Completions of each prompt: the group."""
-    max_lag: NonNegativeInt = 0
-    """How many versions old the weights may be that a batch was sampled with. 0 is strictly on-policy."""
-    epochs: PositiveInt = 1
-    """Passes over each step's samples."""
-    minibatches: PositiveInt = 1
-    """Optimiser steps in one pass."""
-    sampling: SamplingConfig = SamplingConfig()
-    """How completions are drawn."""
-    advantage: AdvantageConfig = RlooConfig()
-    """Which samples were better than expected."""
-    kl: KlConfig = KlConfig()
-    """The pull towards the start."""
-    clip: ClipConfig = ClipConfig()
-    """Trust region of the update."""
-    entropy_coefficient: NonNegativeFloat = 0.0
-    """Bonus for keeping the distribution wide."""
-    rewards: RewardConfigs
-    """What is rewarded; the task reward is their weighted sum."""
-    max_skipped_samples: NonNegativeInt = 0
-    """Samples whose reward may fail during the whole stage before it stops. A skipped sample is never scored 0."""
-    num_scorers: PositiveInt = 1
-    """Reward actors."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW and its schedule."""
-    learner: LearnerConfig = LearnerConfig()
-    """The learner's processes and memory."""
-    rollout: RolloutConfig = RolloutConfig()
-    """The rollout engines."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    """When to save."""
-    watch: WatchConfig | None = None
-    """Look at metrics that are not rewarded while the run goes."""
-    log_samples_every: PositiveInt = 5
-    """Write the samples of every n-th step to samples.jsonl."""
-
-    @property
-    def samples_per_step(self) -> int:
-        """prompts_per_step x samples_per_prompt."""
-        return self.prompts_per_step * self.samples_per_prompt
-
-    @property
-    def updates_per_step(self) -> int:
-        """epochs x minibatches: optimiser steps of the policy in one step."""
-        return self.epochs * self.minibatches
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> PpoStage:
-        parts = self.learner.num_ranks * self.minibatches
-        if self.prompts_per_step % parts:
-            raise ValueError(
-                f"prompts_per_step ({self.prompts_per_step}) does not divide by learner.num_ranks "
-                f"({self.learner.num_ranks}) x minibatches ({self.minibatches}); make it a multiple of {parts}"
-            )
-        if not isinstance(self.advantage, GaeConfig) and self.samples_per_prompt < 2:
-            raise ValueError(
-                f"samples_per_prompt is {self.samples_per_prompt}, but advantage.type '{self.advantage.type}' compares the "
-                "samples of a group; use at least 2, or advantage.type 'gae'"
-            )
-        return self
-
-    @property
-    def reward_models(self) -> tuple[RewardModelConfig, ...]:
-        """The rewards that are models with actors of their own."""
-        return tuple(reward for reward in self.rewards if isinstance(reward, RewardModelConfig))
-
-    @property
-    def judges(self) -> tuple[JudgeConfig, ...]:
-        """The rewards that are language models which compare."""
-        return tuple(reward for reward in self.rewards if isinstance(reward, JudgeConfig))
-
-    @property
-    def model_critic(self) -> ModelCriticConfig | None:
-        """The critic's configuration when it has a transformer of its own."""
-        if isinstance(self.advantage, GaeConfig) and isinstance(self.advantage.critic, ModelCriticConfig):
-            return self.advantage.critic
-        return None
-
-
 class DpoStage(Strict):
     """Direct preference optimisation on pairs that are there before it starts: offline, without engines or rewards."""
 
@@ -390,4 +292,6 @@ def samples_first(stage: object) -> TypeGuard[SftStage | RewardModelStage | DpoS
     return isinstance(pairs_in(stage), SampledPairsConfig)
 
 
-StageConfig = Annotated[SftStage | RewardModelStage | PpoStage | DpoStage | EvaluateStage, Field(discriminator="type")]
+StageConfig = Annotated[
+    SftStage | RewardModelStage | PpoStage | OnlineDpoStage | DpoStage | EvaluateStage, Field(discriminator="type")
+]

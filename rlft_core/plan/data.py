@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rlft_core.config.negatives import IrrelevantConfig, ModelSamplesConfig, RandomTokensConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, SftStage, StageConfig
+from rlft_core.config.stages import DpoStage, EvaluateStage, RewardModelStage, SftStage, StageConfig
 from rlft_core.data import Splits, check_lengths, encode_prompt, encode_target, placeholders, render
 from rlft_core.errors import ConfigError, DataError, ModelError, UserError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
@@ -61,14 +62,14 @@ def check_stage_rewards(recipe: Recipe, splits: Splits) -> None:
         ConfigError, DataError, ModelError: naming the stage's key.
     """
     for stage in recipe.stages:
-        if not isinstance(stage, PpoStage | EvaluateStage):
+        if not isinstance(stage, OnlineStage | EvaluateStage):
             continue
         key = f"stages.{stage.name}.rewards"
         rows = rows_used(stage, splits)
         with naming(key):
             check_rewards(stage.rewards, fields=set.intersection(*(set(row.fields) for row in rows)))
             check_references(stage.rewards, rows)
-        if isinstance(stage, PpoStage) and all(reward.weight == 0 for reward in stage.rewards):
+        if isinstance(stage, OnlineStage) and all(reward.weight == 0 for reward in stage.rewards):
             raise ConfigError(f"{key}: every weight is 0, so there is nothing to learn; give one of them a weight")
 
 
@@ -129,7 +130,7 @@ def check_tokens(
                     ids[side][: len(used)],
                     max_prompt_tokens=recipe.data.max_prompt_tokens,
                     max_model_len=recipe.model.max_length,
-                    max_new_tokens=stage.sampling.max_tokens if isinstance(stage, PpoStage) else stage.max_tokens,
+                    max_new_tokens=stage.sampling.max_tokens if isinstance(stage, OnlineStage) else stage.max_tokens,
                     too_long=recipe.data.too_long,
                     source=f"data.{side}",
                 )

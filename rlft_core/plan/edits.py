@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import BASE, PpoStage, RewardModelStage, SftStage, pairs_in
+from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
 from rlft_core.data import Splits, render
 from rlft_core.data.load import HUB_PREFIX
 from rlft_core.data.preferences import load_preferences
@@ -134,11 +135,11 @@ def check_judge_labels(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
                 load_template(stage.judge.template, base_dir=base_dir).label_ids(tokenizer)
-        if isinstance(stage, PpoStage):
+        if isinstance(stage, OnlineStage):
             _check_judges(recipe, stage, tokenizer, base_dir)
 
 
-def _check_judges(recipe: Recipe, stage: PpoStage, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
+def _check_judges(recipe: Recipe, stage: OnlineStage, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
     for judge in stage.judges:
         with naming(f"stages.{stage.name}.rewards, {judge.label}"):
             template = load_template(judge.template, base_dir=base_dir)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlft_core.config.algorithms import ModelCriticConfig
+from rlft_core.config.online import OnlineStage, PpoStage
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage, StageConfig, samples_first
+from rlft_core.config.stages import EvaluateStage, SftStage, StageConfig, samples_first
 from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
@@ -81,16 +82,18 @@ def _check_settings(stage: StageConfig) -> None:
     if isinstance(stage, EvaluateStage):
         return
     _check_betas(f"{key}.optimizer", stage.optimizer)
-    if not isinstance(stage, PpoStage):
+    if not isinstance(stage, OnlineStage):
         return
-    if isinstance(stage.model_critic, ModelCriticConfig):
-        _check_betas(f"{key}.advantage.critic.optimizer", stage.model_critic.optimizer)
     sampling = stage.sampling
     if sampling.min_tokens > sampling.max_tokens:
         raise ConfigError(
             f"{key}.sampling.min_tokens ({sampling.min_tokens}) is above max_tokens ({sampling.max_tokens}); lower the "
             "first or raise the second"
         )
+    if not isinstance(stage, PpoStage):
+        return
+    if isinstance(stage.model_critic, ModelCriticConfig):
+        _check_betas(f"{key}.advantage.critic.optimizer", stage.model_critic.optimizer)
     if stage.kl.adaptive is not None and stage.kl.coefficient == 0:
         raise ConfigError(
             f"{key}.kl.coefficient is 0 and kl.adaptive only multiplies it, so it would stay 0; start from .02, or "
@@ -140,7 +143,7 @@ def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
             if num_rows < 30:
                 notes.append(f"stages.{stage.name} compares on {num_rows} rows: its intervals will be wide")
             continue
-        per_step = stage.prompts_per_step if isinstance(stage, PpoStage) else stage.batch_rows
+        per_step = stage.prompts_per_step if isinstance(stage, OnlineStage) else stage.batch_rows
         if per_step > num_train:
             notes.append(
                 f"stages.{stage.name} takes {per_step} rows a step, but there are {num_train}: rows repeat in it"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage
+from rlft_core.config.stages import EvaluateStage
 from rlft_core.errors import ConfigError, ModelError
 from rlft_core.models.cache import MANIFEST, cache_root
 from rlft_core.models.default_model import DEFAULT_MODEL, DEFAULT_MODEL_NAME, resolve_model
@@ -79,12 +80,12 @@ def check_fits(recipe: Recipe, size: ModelSize, *, num_gpus: int) -> None:
                 <= size.hidden_size
             ):
                 raise ConfigError(f"{where}.learner.freeze leaves nothing to train; freeze fewer layers")
-        if isinstance(stage, PpoStage | EvaluateStage) and stage.rollout.engine == "vllm":
+        if isinstance(stage, OnlineStage | EvaluateStage) and stage.rollout.engine == "vllm":
             _check_engine(where, recipe, stage, size, on_gpu=num_gpus > 0)
 
 
 def _check_engine(
-    where: str, recipe: Recipe, stage: PpoStage | EvaluateStage, size: ModelSize, *, on_gpu: bool
+    where: str, recipe: Recipe, stage: OnlineStage | EvaluateStage, size: ModelSize, *, on_gpu: bool
 ) -> None:
     rollout = stage.rollout
     if size.num_heads % rollout.tensor_parallel:

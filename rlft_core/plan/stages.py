@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.online import OnlineDpoStage, OnlineStage, PpoStage
 from rlft_core.config.pairs import SampledPairsConfig
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.config.rewards import EmbeddingSimilarityConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
-from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, RewardModelStage, StageConfig
 from rlft_core.data import Splits
 from rlft_core.errors import ModelError, ResourceError
 from rlft_core.models.default_model import DEFAULT_MODEL, embedding_model_dir, resolve_model
@@ -32,9 +33,9 @@ def plan_stage(
     actors: list[Actor] = []
     if not isinstance(stage, EvaluateStage):
         actors.append(_learner(recipe, stage, size, available))
-    if isinstance(stage, PpoStage | EvaluateStage):
+    if isinstance(stage, OnlineStage | EvaluateStage):
         actors.append(_engine(recipe, stage.rollout, size, available))
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         actors.append(Actor("scorer", stage.num_scorers, 1, 0, _scorer_bytes(stage)))
         actors += [_reward_model(reward, size) for reward in stage.reward_models]
         actors += [_judge(recipe, stage, judge, size, available) for judge in own_judges(recipe, stage)]
@@ -44,7 +45,7 @@ def plan_stage(
     else:
         steps, sources = stage.num_steps, (recipe.start_of(stage),)
         samples = steps * _samples_per_step(stage)
-        updates = steps * (stage.updates_per_step if isinstance(stage, PpoStage) else 1)
+        updates = steps * (stage.updates_per_step if isinstance(stage, OnlineStage) else 1)
     return StagePlan(
         name=stage.name,
         type=stage.type,
@@ -59,7 +60,7 @@ def plan_stage(
 
 
 def _samples_per_step(stage: TrainingStage) -> int:
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         return stage.samples_per_step
     if isinstance(stage, DpoStage):
         per_row = stage.pairs.per_row if isinstance(stage.pairs, SampledPairsConfig) else 1
@@ -75,12 +76,14 @@ def _reward_model(reward: RewardModelConfig, size: ModelSize | None) -> Actor:
     return Actor(reward.label, reward.num_actors, reward.cpus_per_actor, reward.gpus_per_actor, memory)
 
 
-def own_judges(recipe: Recipe, stage: PpoStage) -> list[JudgeConfig]:
+def own_judges(recipe: Recipe, stage: OnlineStage) -> list[JudgeConfig]:
     """The judges of a stage that need engines of their own."""
     return [judge for judge in stage.judges if not recipe.shares_engines(stage, judge)]
 
 
-def _judge(recipe: Recipe, stage: PpoStage, judge: JudgeConfig, size: ModelSize | None, available: Available) -> Actor:
+def _judge(
+    recipe: Recipe, stage: OnlineStage, judge: JudgeConfig, size: ModelSize | None, available: Available
+) -> Actor:
     """The engines of a judge. One that the recipe trains is as large as the policy."""
     if recipe.judge_source(stage, judge) is None:
         size = model_size(Path(judge.model)) if Path(judge.model, "config.json").is_file() else None
@@ -110,7 +113,7 @@ def check_resources(recipe: Recipe, plan: StagePlan, stage: StageConfig, availab
     notes = [
         f"stages.{plan.name} reserves {plan.num_cpus:g} CPUs on {available.num_cpus:g} cores: its processes take turns"
     ]
-    if isinstance(stage, PpoStage) and stage.max_lag > 0:
+    if isinstance(stage, OnlineStage) and stage.max_lag > 0:
         # Measured on two cores: a step took half as long again, see benchmarks/results.
         notes.append(
             f"stages.{plan.name}.max_lag is {stage.max_lag}: engines and learner will compete for the same cores, which "
@@ -123,10 +126,10 @@ def _gpu_sum(stage: StageConfig, plan: StagePlan) -> str:
     parts = []
     if not isinstance(stage, EvaluateStage) and any(a.role == "learner rank" and a.num_gpus for a in plan.actors):
         parts.append(f"learner.num_ranks {stage.learner.num_ranks}")
-    if isinstance(stage, PpoStage | EvaluateStage):
+    if isinstance(stage, OnlineStage | EvaluateStage):
         rollout = stage.rollout
         parts.append(f"rollout.num_engines {rollout.num_engines} x rollout.tensor_parallel {rollout.tensor_parallel}")
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         models = [r for r in stage.reward_models if r.gpus_per_actor]
         parts += [
             f"{j.label}: rollout.num_engines {j.rollout.num_engines} x tensor_parallel {j.rollout.tensor_parallel}"
@@ -155,7 +158,7 @@ def _learner(recipe: Recipe, stage: TrainingStage, size: ModelSize | None, avail
             num_positions=max(learner.max_row_tokens, learner.max_batch_tokens),
             checkpointing=learner.gradient_checkpointing,
             has_reference=_has_reference(recipe, stage),
-            has_critic=isinstance(stage, PpoStage) and stage.model_critic is not None,
+            has_critic=isinstance(stage, OnlineStage) and stage.model_critic is not None,
         )
     return Actor("learner rank", learner.num_ranks, learner.cpus_per_rank, int(on_gpu), memory)
 
@@ -174,7 +177,7 @@ def _engine(recipe: Recipe, rollout: RolloutConfig, size: ModelSize | None, avai
     return Actor("engine", rollout.num_engines, rollout.cpus_per_engine, gpus, memory)
 
 
-def _scorer_bytes(stage: PpoStage) -> int | None:
+def _scorer_bytes(stage: OnlineStage) -> int | None:
     """Memory of one reward actor; None when an embedding model is not on this machine."""
     names = {reward.model for reward in stage.rewards if isinstance(reward, EmbeddingSimilarityConfig)}
     parameters = 0
@@ -200,10 +203,11 @@ def _num_trainable(recipe: Recipe, stage: TrainingStage, size: ModelSize) -> int
 
 def _has_reference(recipe: Recipe, stage: TrainingStage) -> bool:
     """Whether a second, frozen copy is held. Adapters need none: the reference is the network without them."""
-    if not isinstance(stage, PpoStage | DpoStage) or recipe.model.lora is not None:
+    if not isinstance(stage, OnlineStage | DpoStage) or recipe.model.lora is not None:
         return False
-    if isinstance(stage, DpoStage):
+    if isinstance(stage, DpoStage | OnlineDpoStage):
         return True
+    assert isinstance(stage, PpoStage)
     head = isinstance(stage.advantage, GaeConfig) and isinstance(stage.advantage.critic, HeadCriticConfig)
     return stage.kl.coefficient > 0 or head
 
@@ -214,7 +218,7 @@ def _disk_bytes(recipe: Recipe, stage: StageConfig, size: ModelSize | None) -> i
         return 0
     if size is None:
         return None
-    critic = isinstance(stage, PpoStage) and stage.model_critic is not None
+    critic = isinstance(stage, OnlineStage) and stage.model_critic is not None
     one = checkpoint_bytes(size, num_trainable=_num_trainable(recipe, stage, size), has_critic=critic)
     num_kept = min(stage.checkpoint.keep, -(-stage.num_steps // stage.checkpoint.every))
     return (num_kept + 1) * one + VALUE_BYTES[recipe.model.dtype] * size.num_parameters

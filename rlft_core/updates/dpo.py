@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlft_core.batching.packing import Sequences, number_tokens
 from rlft_core.config.algorithms import PreferenceConfig
+from rlft_core.config.online import OnlineDpoStage
 from rlft_core.config.stages import DpoStage
 from rlft_core.losses import preference_loss
 from rlft_core.models.attention import DeviceRows
@@ -63,7 +64,9 @@ class _Pairs:
         return torch.zeros(num_texts, dtype=torch.float64).index_add(0, self.owner, values.double())
 
 
-def dpo_update(state: DpoState, contrasts: Sequence[TokenContrast], stage: DpoStage) -> dict[str, float]:
+def dpo_update(
+    state: DpoState, contrasts: Sequence[TokenContrast], stage: DpoStage | OnlineDpoStage
+) -> dict[str, float]:
     """One optimiser step on this rank's pairs; returns metrics of the whole step, the same on every rank.
 
     The loss is the sum over pairs divided by the number of pairs on all ranks.

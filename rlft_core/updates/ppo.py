@@ -16,7 +16,7 @@ from torch import Tensor
 from rlft_core import losses
 from rlft_core.advantages import centre_by_group, explained_variance_of, gae, grpo, reinforce_pp_baseline, rloo, spread
 from rlft_core.config.algorithms import GaeConfig, GrpoConfig, RlooConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.errors import RewardError
 from rlft_core.kl import KlController, kl_estimate
 from rlft_core.masking import Moments, Tally, add_tallies, moments, tally, whiten

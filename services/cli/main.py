@@ -7,6 +7,7 @@
     rlft doctor          what this machine has and how to mend what is missing
     rlft report RUN      build a run's HTML report again
     rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
+    rlft generate RUN    answers of a run's model, the best of several by its own judgement
     rlft show tokens RUN   texts with every token coloured by what it earned
     rlft version
 
@@ -187,6 +188,37 @@ def compare(
         compare_runs(
             runs, reference=reference, judge=judge, stage=stage, runs_dir=runs_dir, base_dir=Path.cwd(), out=out
         )
+
+
+@app.command("generate")
+def generate_command(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[:STAGE]", help="A run, and which stage's model; default: the last.")
+    ],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="What to answer; repeatable. Default: the first test rows.")
+    ] = None,
+    best_of: Annotated[int, typer.Option("--best-of", min=1, help="Answers to draw; a tournament finds the best.")] = 1,
+    template: Annotated[
+        str | None, typer.Option("--template", help="How the model is asked to judge: a name or a YAML file.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="Default: 0, or 1 with --best-of.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 64,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many test rows.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the answers to this JSONL file.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Answers of a run's model. With --best-of N it draws N, and picks one by a tournament that it judges itself."""
+    with told(debug):
+        from services.cli.generate import Options, generate_answers
+
+        name, _, stage = run.partition(":")
+        options = Options(inputs or (), best_of, template, temperature, max_tokens, rows, seed, out)
+        generate_answers(_run_folder(Path(name), runs_dir), stage or None, options, Path.cwd())
 
 
 @show_app.command("tokens")

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from rlft_core.config.online import OnlineDpoStage
 from rlft_core.config.stages import DpoStage
 from rlft_core.evaluation.bootstrap import interval
 from rlft_core.models.attention import attention_kind
@@ -41,7 +42,7 @@ def dpo_loop(config: dict[str, Any]) -> None:
             end(state, mailbox)
 
 
-def build_state(job: Job, stage: DpoStage) -> tuple[DpoState, tuple[str, ...]]:
+def build_state(job: Job, stage: DpoStage | OnlineDpoStage) -> tuple[DpoState, tuple[str, ...]]:
     """Policy, reference and optimiser as they are at step 0."""
     recipe = job.recipe
     device, collective = prepare_rank(recipe, stage)

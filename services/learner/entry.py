@@ -25,11 +25,19 @@ class Job:
     critic: str | None = None
 
 
-def ppo(config: dict[str, Any]) -> None:
-    """A rank of a PPO stage. `config` holds the Job, the probe's token ids and the mailbox."""
-    from services.learner.ppo_worker import ppo_loop
+def online(config: dict[str, Any]) -> None:
+    """A rank of a stage that samples while it learns. `config` holds the Job, the probe's token ids and the mailbox."""
+    from rlft_core.config.online import PpoStage
 
-    ppo_loop(config)
+    job: Job = config["job"]
+    if isinstance(job.recipe.stage(job.stage), PpoStage):
+        from services.learner.ppo_worker import ppo_body
+
+        ppo_body(config)
+    else:
+        from services.learner.online_dpo_worker import online_dpo_body
+
+        online_dpo_body(config)
 
 
 def sft(config: dict[str, Any]) -> None:

@@ -1,103 +1,44 @@
-"""The body of a PPO learner, run on every rank under Ray Train.
+"""The body of a PPO learner, run on every rank under Ray Train: its models, and what a checkpoint holds of them.
 
-    resume or start ─▶ register, publish version `step` ─▶ ┌ take ─▶ ppo_update ─▶ publish ─▶ ack ─▶ checkpoint if due ┐
-                                                           └───────────────────────────────────────────────────────────┘
-
-All arithmetic is in `rlft_core.updates.ppo`. A checkpoint is written while the next samples are made, once the
-coordinator has written down the step's metrics. The tuned model is written before the last step is acknowledged: a
-learner that dies while it writes is restarted and does its last steps again.
+All arithmetic is in `rlft_core.updates.ppo`, the loop in `online_loop`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
-import ray
-import ray.train
 import torch
 from torch import nn
 
 from rlft_core.checkpoints import state as saved
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.kl import AdaptiveKl, FixedKl, KlController, kl_from_state
 from rlft_core.models.compute import Compute
 from rlft_core.models.loading import critic_from_reward_model, frozen_policy, load_lm
 from rlft_core.models.policy import Critic, Policy
 from rlft_core.models.reward_model import RewardModel
-from rlft_core.types import Batch, ScoredGroup
 from rlft_core.updates.critics import RidgeHead
 from rlft_core.updates.model_critic import ModelCritic
 from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.ppo import PpoState, ppo_update
 from services.learner.entry import Job
-from services.learner.mailbox import Keep
-from services.learner.publisher import Publisher
-from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
-from services.learner.saving import Facts, dtype_of, export, restore, save_if_due
+from services.learner.online_loop import serve_updates
+from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, told_to
+from services.learner.saving import Facts, restore
 
 
-def ppo_loop(config: dict[str, Any]) -> None:
+def ppo_body(config: dict[str, Any]) -> None:
     """Ray Train's function. `config` holds the Job, the probe's token ids and the mailbox."""
     job: Job = config["job"]
-    mailbox = config["mailbox"]
-    with told_to(mailbox):
+    with told_to(config["mailbox"]):
         stage = job.recipe.stage(job.stage)
         assert isinstance(stage, PpoStage)
         state, notes = build_state(job, stage)
         resume(state, job)
-        publisher = Publisher(
-            state.policy,
-            state.compute,
-            state.collective,
-            dtype=dtype_of(job.recipe),
-            probe_pair=config["probe"],
+        serve_updates(
+            config, stage, state, notes, lambda batch: ppo_update(state, batch, stage), lambda: beside_policy(state)
         )
-        _work(job, stage, state, publisher, mailbox, notes)
-        state.collective.barrier()
-
-
-def _work(job: Job, stage: PpoStage, state: PpoState, publisher: Publisher, mailbox: Any, notes: Sequence[str]) -> None:
-    """Do the steps that are left, and stay until the coordinator has no more work."""
-    rank, save_s = state.collective.rank, 0.0
-    publication, _ = publisher.publish(state.step)
-    here = standing(state.step, state.collective, notes)
-    if rank == 0:
-        ray.get(mailbox.register.remote(here, publication))
-    while True:
-        refs = ray.get(mailbox.take.remote(state.step, rank))
-        if refs is None:
-            return
-        if isinstance(refs, Keep):
-            _keep(job, state, refs, mailbox)
-            continue
-        started = time.perf_counter()
-        groups: list[ScoredGroup] = ray.get(list(refs))
-        fetched = time.perf_counter()
-        metrics = ppo_update(state, Batch(tuple(groups), state.step, state.collective.num_ranks), stage)
-        updated = time.perf_counter()
-        if state.step == stage.num_steps:
-            export(job, state.policy, rank)
-        publication, publish_s = publisher.publish(state.step)
-        metrics |= {
-            "time/learner_fetch_s": fetched - started,
-            "time/learner_update_s": updated - fetched,
-            "time/learner_save_s": save_s,
-            "time/learner_publish_s": publish_s,
-        }
-        if rank == 0:
-            ray.get(mailbox.ack.remote(metrics, publication))
-        save_s = save_if_due(state, job, stage, mailbox, lambda: beside_policy(state))
-
-
-def _keep(job: Job, state: PpoState, order: Keep, mailbox: Any) -> None:
-    """Write the model under another name. No rank asks for more work before the order is withdrawn."""
-    export(job, state.policy, state.collective.rank, order.name)
-    if state.collective.rank == 0:
-        ray.get(mailbox.kept.remote())
-    state.collective.barrier()
 
 
 def build_state(job: Job, stage: PpoStage) -> tuple[PpoState, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rlft_core.errors import DataError
 from services.observe import jsonl
 
 #: Keys of a metrics.jsonl line that are not metrics.
+_SET_ASIDE = re.compile(r"\.old-\d+$")  # folders of stages that were run again with other inputs
 _NOT_METRICS = frozenset({"stage", "step", "time"})
 
 
@@ -89,7 +91,11 @@ def read_run(folder: Path) -> RunFiles:
 
 def _reward_models(folder: Path) -> dict[str, Mapping[str, Any]]:
     """The result.json of every stage that has kinds of bad outputs in it; an evaluation's has none."""
-    results = {path.parent.name: _object(path, [], "") for path in sorted(folder.glob("stages/*/result.json"))}
+    results = {
+        path.parent.name: _object(path, [], "")
+        for path in sorted(folder.glob("stages/*/result.json"))
+        if not _SET_ASIDE.search(path.parent.name)
+    }
     return {stage: result for stage, result in results.items() if "kinds" in result}
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import ray
 
 from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
-from rlft_core.config.stages import BASE, EvaluateStage, PpoStage, StageConfig, samples_first
+from rlft_core.config.stages import BASE, EvaluateStage, StageConfig, samples_first
 from rlft_core.data import Splits
 from rlft_core.errors import ResourceError
 from rlft_core.models.default_model import resolve_model
@@ -43,16 +44,18 @@ class RunContext:
         """Model folder of an earlier stage, or the base model."""
         return self.base_model if source == BASE else str(self.stage_folder(source) / "model")
 
-    def with_models(self, stage: StageConfig, rewards: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
+    def with_models(
+        self, stage: StageConfig | OnlineStage, rewards: Sequence[RewardConfig]
+    ) -> tuple[RewardConfig, ...]:
         """Rewards in which every reward model names its folder, not the stage that trained it."""
         return tuple(self._with_model(stage, r) if isinstance(r, RewardModelConfig) else r for r in rewards)
 
-    def judge_model(self, stage: PpoStage, judge: JudgeConfig) -> str:
+    def judge_model(self, stage: OnlineStage, judge: JudgeConfig) -> str:
         """The folder or hub id of the model that judges."""
         source = self.recipe.judge_source(stage, judge)
         return self.model_of(source) if source is not None else str(resolve_model(judge.model))
 
-    def _with_model(self, stage: StageConfig, reward: RewardModelConfig) -> RewardModelConfig:
+    def _with_model(self, stage: StageConfig | OnlineStage, reward: RewardModelConfig) -> RewardModelConfig:
         source = self.recipe.reward_stage_of(stage, reward)
         folder = self.model_of(source) if source is not None else str((self.base_dir / str(reward.model)).absolute())
         return reward.model_copy(update={"stage": None, "model": folder})
@@ -69,9 +72,9 @@ def needs_of(recipe: Recipe, stage: StageConfig, *, gpus_there: int) -> Needs:
     if not isinstance(stage, EvaluateStage):
         ranks = stage.learner.num_ranks
         learner = Needs(ranks * stage.learner.cpus_per_rank, ranks if learner_uses_gpu(stage, gpus_there) else 0)
-    if isinstance(stage, EvaluateStage | PpoStage) or samples_first(stage):
+    if isinstance(stage, EvaluateStage | OnlineStage) or samples_first(stage):
         engines = engine_needs(stage.rollout, gpus_there=gpus_there)
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         models = stage.reward_models
         scorer_cpus = stage.num_scorers + sum(model.num_actors * model.cpus_per_actor for model in models)
         scorers = Needs(scorer_cpus, sum(model.num_actors * model.gpus_per_actor for model in models))

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rlft_core.config.edits import FileEditsConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, StageConfig, pairs_in
+from rlft_core.config.stages import EvaluateStage, RewardModelStage, StageConfig, pairs_in
 from rlft_core.data.load import find_file
 
 RECORD = "stage.json"
@@ -97,13 +98,13 @@ def fingerprints(recipe: Recipe, model: str, base_dir: Path) -> dict[str, str]:
 def _sources(recipe: Recipe, stage: StageConfig) -> set[str]:
     """The earlier stages on which a stage's result depends."""
     found = set(stage.systems.values()) if isinstance(stage, EvaluateStage) else {recipe.start_of(stage)}
-    if isinstance(stage, EvaluateStage | PpoStage):
+    if isinstance(stage, EvaluateStage | OnlineStage):
         trained = (recipe.reward_stage_of(stage, reward) for reward in stage.reward_models)
         found |= {name for name in trained if name is not None}
-    if isinstance(stage, PpoStage):
+    if isinstance(stage, OnlineStage):
         judges = (recipe.judge_source(stage, judge) for judge in stage.judges)
         found |= {name for name in judges if name is not None}
-    if isinstance(stage, PpoStage) and stage.model_critic is not None and stage.model_critic.start_from is not None:
+    if isinstance(stage, OnlineStage) and stage.model_critic is not None and stage.model_critic.start_from is not None:
         found.add(stage.model_critic.start_from)
     return found
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import DpoStage, EvaluateStage, PpoStage, RewardModelStage, StageConfig
+from rlft_core.config.stages import DpoStage, EvaluateStage, RewardModelStage, StageConfig
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
@@ -39,7 +40,7 @@ from services.pipeline.record import (
 )
 from services.pipeline.stage_dpo import run_dpo
 from services.pipeline.stage_evaluate import OUTPUTS, RESULT, run_evaluate
-from services.pipeline.stage_ppo import run_ppo_stage
+from services.pipeline.stage_online import run_online_stage
 from services.pipeline.stage_reward_model import run_reward_model
 from services.pipeline.stage_sft import run_sft
 
@@ -136,8 +137,8 @@ async def _noting(work: Coroutine[Any, Any, None], note: Callable[[], None]) -> 
 
 
 async def _dispatch(context: RunContext, stage: StageConfig) -> None:
-    if isinstance(stage, PpoStage):
-        await run_ppo_stage(context, stage)
+    if isinstance(stage, OnlineStage):
+        await run_online_stage(context, stage)
     elif isinstance(stage, RewardModelStage):
         await run_reward_model(context, stage)
     elif isinstance(stage, DpoStage):

@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from rlft_core.errors import JudgeError
-from rlft_core.judging.groups import Judged, Rounds, group_of, score_against_output, score_within
+from rlft_core.judging.groups import Judged, Rounds, find_winners, group_of, score_against_output, score_within
 from rlft_core.judging.protocol import Comparison, Verdict
 from rlft_core.judging.questions import Questioner
 from rlft_core.judging.template import JudgeTemplate
@@ -27,6 +27,8 @@ from rlft_core.types import RolloutGroup
 if TYPE_CHECKING:
     from services.rollout.fleet import Fleet
 
+TOURNAMENT = "tournament"
+"""Find the best of a group: it has the score 1, the others 0."""
 Ask = Callable[[Sequence[list[int]], tuple[int, int]], Awaitable[np.ndarray]]
 """Prompts and label ids -> [prompts, 2] log-probs of the labels as the next token."""
 
@@ -57,6 +59,8 @@ class Judging:
         seen = group_of(group)
         if self.against == "reference":
             return score_against_output([seen])
+        if self.against == TOURNAMENT:
+            return find_winners([seen], seeds=[group.prompt.seed])
         return score_within([seen], seeds=[group.prompt.seed], all_pairs=self.all_pairs, rounds=self.rounds)
 
 

@@ -49,7 +49,7 @@ class PromptSource:
 
 
 @dataclass(frozen=True, slots=True)
-class PpoServices:
+class LoopServices:
     """The parts of one PPO stage."""
 
     rollouts: Fleet

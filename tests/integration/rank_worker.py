@@ -19,7 +19,8 @@ import torch.distributed as dist
 from rlft_core.batching.sharding import split_evenly
 from rlft_core.checkpoints.export import full_weights
 from rlft_core.config.model import FreezeConfig
-from rlft_core.config.stages import PpoStage, RewardModelStage
+from rlft_core.config.online import PpoStage
+from rlft_core.config.stages import RewardModelStage
 from rlft_core.kl import FixedKl
 from rlft_core.models.compute import Compute
 from rlft_core.models.loading import frozen_policy, load_lm, trainable_policy, trainable_reward_model

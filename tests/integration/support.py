@@ -20,17 +20,18 @@ import psutil
 
 from rlft_core.config import Recipe
 from rlft_core.config.load import parse_recipe
-from rlft_core.config.stages import PpoStage, SftStage
+from rlft_core.config.online import PpoStage
+from rlft_core.config.stages import SftStage
 from rlft_core.data.prepare import rows_of
 from services.observe.observer import Observer
 from services.observe.sinks import RunInfo
 from services.observe.terminal import Terminal
 from services.pipeline.context import RunContext
 from services.pipeline.record import fingerprints
-from services.pipeline.stage_ppo import create_services
+from services.pipeline.stage_online import create_services
 from services.pipeline.stage_sft import run_sft
-from services.training.ppo_loop import run_ppo
-from services.training.services import PpoServices
+from services.training.loop import run_loop
+from services.training.services import LoopServices
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES_PER_STEP = 16  # 4 prompts x 4 samples
@@ -140,7 +141,7 @@ def here(base: Path, recipe: Recipe) -> Here:
     return Here(RunContext(recipe, folder, base, model, splits, fingerprints(recipe, model, base), observer), told)
 
 
-Disturbance = Callable[[PpoServices], Awaitable[None]]
+Disturbance = Callable[[LoopServices], Awaitable[None]]
 
 
 def run_ppo_here(run: Here, disturb: Disturbance | None = None, *, stage: str = "ppo") -> None:
@@ -166,7 +167,7 @@ async def _run_ppo(context: RunContext, name: str, disturb: Disturbance | None) 
         services = create_services(context, stage, observe)
         other = asyncio.ensure_future(disturb(services)) if disturb else None
         try:
-            await asyncio.wait_for(run_ppo(stage, services), LONGEST_RUN_S)
+            await asyncio.wait_for(run_loop(stage, services), LONGEST_RUN_S)
             if other is not None:
                 await asyncio.wait_for(other, 1.0)
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.training.services import PpoServices
+from services.training.services import LoopServices
 from tests.integration.support import (
     Disturbance,
     Here,
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 def killing_engine(run: Here, name: str, *, after_rows: int, after_s: float = 0.0) -> Disturbance:
     """Kill the process of an engine once so many steps are recorded."""
 
-    async def disturb(services: PpoServices) -> None:
+    async def disturb(services: LoopServices) -> None:
         await recorded(run.folder, after_rows)
         await asyncio.sleep(after_s)
         (pid,) = [found["pid"] for found in await services.rollouts.info() if found["name"] == name]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlft_core.errors import LearnerError
-from services.training.services import PpoServices
+from services.training.services import LoopServices
 from tests.integration.support import (
     Disturbance,
     Here,
@@ -37,7 +37,7 @@ def scripted(base: Path, model: Path, *overrides: str) -> Here:
 def killing_rank(run: Here, rank: int, *, after_rows: int) -> Disturbance:
     """Kill a rank once so many steps are recorded."""
 
-    async def disturb(services: PpoServices) -> None:
+    async def disturb(services: LoopServices) -> None:
         await recorded(run.folder, after_rows)
         standing = services.learner.standing
         assert standing is not None
@@ -90,7 +90,7 @@ def test_with_no_restart_left_the_run_ends_and_names_the_rank(base: Path, tiny_m
     run = scripted(base, tiny_model, "stages.ppo.learner.max_restarts=0")
     killed_at: list[float] = []
 
-    async def disturb(services: PpoServices) -> None:
+    async def disturb(services: LoopServices) -> None:
         await killing_rank(run, 0, after_rows=1)(services)
         killed_at.append(time.monotonic())
 

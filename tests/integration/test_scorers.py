@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import ray
 
+from rlft_core.config.online import PpoStage
 from rlft_core.config.rewards import CustomConfig, LengthConfig, RewardConfig, RewardModelConfig
-from rlft_core.config.stages import PpoStage
 from rlft_core.errors import DeadlineError, RewardError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
 from rlft_core.rewards.protocol import samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row, ScoredGroup
-from services.pipeline.stage_ppo import create_scorers
+from services.pipeline.stage_online import create_scorers
 from services.scoring.reward_models import ModelPool
 from services.scoring.scorers import ScorerPool
 from tests.integration.support import kill, ppo

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from rlft_core.config.load import load_recipe, parse_recipe, read_yaml
-from rlft_core.config.stages import EvaluateStage, PpoStage, SftStage
+from rlft_core.config.online import PpoStage
+from rlft_core.config.stages import EvaluateStage, SftStage
 
 ROOT = Path(__file__).resolve().parents[3]
 

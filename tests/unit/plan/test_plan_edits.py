@@ -19,7 +19,7 @@ from rlft_core.models.tiny import make_tiny_model
 from rlft_core.plan import Plan, make_plan
 from rlft_core.plan.edits import check_judge_labels
 from services.pipeline.record import fingerprints
-from services.pipeline.stage_ppo import check_tokenizers
+from services.pipeline.stage_online import check_tokenizers
 from tests.unit.plan.parts import LAPTOP, recipe_in
 
 TYPO = {"input": "x 1", "original": "answr 1", "edited": "answer 1"}

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from rlft_core.config import Recipe, parse_recipe
-from rlft_core.config.stages import EvaluateStage, PpoStage, RewardModelStage, SftStage
+from rlft_core.config.online import PpoStage
+from rlft_core.config.stages import EvaluateStage, RewardModelStage, SftStage
 from rlft_core.errors import ConfigError, DataError
 from rlft_core.plan import make_plan
 from rlft_core.plan.choose_columns import choose_columns

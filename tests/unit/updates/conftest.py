@@ -13,7 +13,7 @@ import torch
 
 from rlft_core.config.algorithms import GaeConfig, HeadCriticConfig
 from rlft_core.config.model import FreezeConfig, LoraConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.kl import FixedKl
 from rlft_core.models.compute import Compute
 from rlft_core.models.loading import trainable_policy

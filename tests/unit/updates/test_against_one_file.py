@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch, ScoredGroup
 from rlft_core.updates.ppo import PpoState, ppo_update

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.models.policy import Policy
 from rlft_core.rewards.protocol import TokenRewards, WeightedReward
 from rlft_core.rewards.scoring import score_group

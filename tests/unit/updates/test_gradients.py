@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlft_core.config.stages import PpoStage, SftStage
+from rlft_core.config.online import PpoStage
+from rlft_core.config.stages import SftStage
 from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch, ScoredGroup

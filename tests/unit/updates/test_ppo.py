@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlft_core.config.model import LoraConfig
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import PpoStage
 from rlft_core.errors import RewardError
 from rlft_core.kl import AdaptiveKl
 from rlft_core.models.policy import Policy

@@ -14,15 +14,15 @@ from collections import deque
 import ray
 
 from rlft_core.batching.sharding import split_evenly
-from rlft_core.config.stages import PpoStage
+from rlft_core.config.online import OnlineStage
 from rlft_core.types import Prompt
 from services.learner.mailbox import LearnerRestarted
-from services.training.services import PpoServices
+from services.training.services import LoopServices
 
 Inflight = deque[asyncio.Future[list[ray.ObjectRef]]]
 
 
-async def run_ppo(stage: PpoStage, services: PpoServices) -> None:
+async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
     """Run all steps that are left. The tuned model and its checkpoints are in the learner's folder afterwards."""
     learner, prompts, observe = services.learner, services.prompts, services.observe
     step = await services.start()  # 0, or that of the learner's latest checkpoint
@@ -53,7 +53,7 @@ async def run_ppo(stage: PpoStage, services: PpoServices) -> None:
     await services.finish(step)
 
 
-async def generate_and_score(batch: list[Prompt], services: PpoServices) -> list[ray.ObjectRef]:
+async def generate_and_score(batch: list[Prompt], services: LoopServices) -> list[ray.ObjectRef]:
     """Refs of the ScoredGroups of a batch, in its order. Each group is scored as soon as it is sampled."""
 
     async def scored(group: asyncio.Future[ray.ObjectRef]) -> ray.ObjectRef:

@@ -10,8 +10,8 @@ import ray
 
 from rlft_core.batching.schedule import sampling_seed
 from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig, ServedConfig
-from rlft_core.config.stages import PpoStage
 from rlft_core.data import encode_target
 from rlft_core.errors import ConfigError
 from rlft_core.judging.template import load_template
@@ -32,20 +32,20 @@ from services.rollout.fleet import Fleet
 from services.rollout.judging import JudgePool, Judging
 from services.scoring.reward_models import ModelPool, RewardModelActor
 from services.scoring.scorers import ScorerPool, ScoringActor, Served
-from services.training.ppo_loop import run_ppo
-from services.training.services import PpoServices, PromptSource
+from services.training.loop import run_loop
+from services.training.services import LoopServices, PromptSource
 from services.training.watch import Watch
 
 _RESTARTS_OF_SCORERS = 3
 _CALLS_AT_ONCE = 1000  # groups that wait in a reward model's actor are taken together
 
 
-async def run_ppo_stage(context: RunContext, stage: PpoStage) -> None:
+async def run_online_stage(context: RunContext, stage: OnlineStage) -> None:
     """Run or resume a PPO stage; its model is in stages/<name>/model afterwards."""
     with context.observer.stage(stage.name, num_steps=stage.num_steps, sample_every=stage.log_samples_every) as observe:
         services = create_services(context, stage, observe)
         try:
-            await run_ppo(stage, services)
+            await run_loop(stage, services)
         finally:
             await services.stop()
     best = services.watch.best_model()
@@ -57,7 +57,7 @@ async def run_ppo_stage(context: RunContext, stage: PpoStage) -> None:
     services.watch.tidy()
 
 
-def create_services(context: RunContext, stage: PpoStage, observe: StageObserver) -> PpoServices:
+def create_services(context: RunContext, stage: OnlineStage, observe: StageObserver) -> LoopServices:
     """The parts of a PPO stage, put together; engines and scorers are starting, the learner is not."""
     recipe = context.recipe
     start = context.model_of(recipe.start_of(stage))
@@ -105,10 +105,10 @@ def create_services(context: RunContext, stage: PpoStage, observe: StageObserver
         learner,
         context.notice,
     )
-    return PpoServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice)
+    return LoopServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice)
 
 
-def _watched_prompts(context: RunContext, stage: PpoStage, tokenizer: Any) -> list[Prompt]:
+def _watched_prompts(context: RunContext, stage: OnlineStage, tokenizer: Any) -> list[Prompt]:
     """The validation rows that the watch looks at."""
     if stage.watch is None:
         return []
@@ -142,7 +142,7 @@ def check_tokenizers(tokenizer: Any, rewards: Sequence[RewardConfig], *, where: 
 
 
 def create_scorers(
-    stage: PpoStage,
+    stage: OnlineStage,
     rewards: tuple[RewardConfig, ...],
     search_path: Path,
     judges: Mapping[str, JudgePool] | None = None,
@@ -183,7 +183,7 @@ def create_scorers(
     )
 
 
-def create_judge(context: RunContext, stage: PpoStage, judge: JudgeConfig, rollouts: Fleet) -> JudgePool:
+def create_judge(context: RunContext, stage: OnlineStage, judge: JudgeConfig, rollouts: Fleet) -> JudgePool:
     """A judge on engines of its own, which are starting, or on the policy's."""
     recipe = context.recipe
     shared = recipe.shares_engines(stage, judge)
@@ -228,7 +228,7 @@ def _model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
     return ModelPool(model.label, [actor.remote(model, num_threads=threads) for _ in range(model.num_actors)])
 
 
-def create_learner(context: RunContext, stage: PpoStage, start: str, probe: tuple[Any, Any]) -> Learner:
+def create_learner(context: RunContext, stage: OnlineStage, start: str, probe: tuple[Any, Any]) -> Learner:
     """The stage's learner, not started yet."""
     folder = context.stage_folder(stage.name)
     critic = stage.model_critic.start_from if stage.model_critic is not None else None
@@ -241,7 +241,7 @@ def create_learner(context: RunContext, stage: PpoStage, start: str, probe: tupl
         critic=context.model_of(critic) if critic is not None else None,
     )
     return Learner(
-        entry.ppo,
+        entry.online,
         {"job": job, "probe": probe},
         name=stage.name,
         config=stage.learner,

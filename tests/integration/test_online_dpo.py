@@ -1,0 +1,73 @@
+"""On-policy self-training through the whole pipeline: the loop, the fleet and resuming are those of PPO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.support import (
+    finish_run,
+    killed_run,
+    metrics_of,
+    model_bytes,
+    ppo,
+    recipe_content,
+    rows,
+    sft,
+    write_rows,
+)
+
+pytestmark = pytest.mark.integration
+
+TEMPLATE = {
+    "user": "Task: {context}\nFirst: {response_a}\nSecond: {response_b}\nWhich is better, A or B?",
+    "labels": ["A", "B"],
+}
+
+
+def content(model: Path, judge: str = "start") -> dict[str, Any]:
+    shared = {key: ppo()[key] for key in ("sampling", "rollout", "checkpoint", "log_samples_every", "optimizer")}
+    rewards = [{"type": "judge", "model": judge, "template": "judge.yaml", "rollout": shared["rollout"]}]
+    stage = {
+        "type": "online_dpo",
+        "num_steps": 4,
+        "prompts_per_step": 4,
+        "rewards": rewards,
+        "learner": {"threads_per_rank": 1, "max_row_tokens": 512, "step_deadline_s": 200},
+        **shared,
+    }
+    recipe = recipe_content(model, sft(), stage)
+    recipe["model"]["max_length"] = 320
+    return recipe
+
+
+def prepared(base: Path, recipe: dict[str, Any]) -> Path:
+    base.mkdir(exist_ok=True)
+    write_rows(base)
+    (base / "judge.yaml").write_text(json.dumps(TEMPLATE))
+    (base / "recipe.yaml").write_text(json.dumps(recipe))
+    return base
+
+
+def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path, tiny_model: Path) -> None:
+    whole = prepared(tmp_path / "whole", content(tiny_model))
+    finish_run(whole)
+    folder = whole / "runs" / "run"
+    steps = metrics_of(folder, "online_dpo")
+    assert len(steps) == 4
+    for step in steps:
+        assert step["pairs/count"] + step["pairs/ties"] == 4
+        assert step["reward/judge"] == pytest.approx(0.5, abs=1e-6)
+    assert sum(step["pairs/count"] for step in steps) > 0
+    assert len(rows(folder / "samples.jsonl")) == 4 * 4 * 2
+    killed = prepared(tmp_path / "killed", content(tiny_model))
+    metrics = killed / "runs" / "run" / "metrics.jsonl"
+    killed_run(
+        killed,
+        lambda: metrics.exists() and sum('"online_dpo"' in line for line in metrics.read_text().splitlines()) >= 3,
+    )
+    finish_run(killed)
+    assert model_bytes(killed / "runs" / "run", "online_dpo") == model_bytes(folder, "online_dpo")
