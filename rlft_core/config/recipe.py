@@ -139,7 +139,7 @@ class Recipe(Strict):
         if isinstance(trained, RewardModelStage) and trained.level != "token":
             given = [
                 key
-                for key in ("smooth", "scale", "center")
+                for key in ("smooth", "scale")
                 if getattr(reward, key) != RewardModelConfig.model_fields[key].default
             ]
             if given:

@@ -265,11 +265,8 @@ class RewardModelConfig(Rewarding):
     smooth: NonNegativeInt = 0
     """Token-level models: a token earns the mean over itself and so many neighbours on either side."""
     scale: Literal["token", "text"] = "token"
-    """Token-level models: `token` gives every token its own reward. `text` divides it by the number of tokens, so that
-    they sum to the text's score."""
-    center: bool = False
-    """Token-level models: the mean over all tokens of a prompt's samples is taken off each. A token then earns what it is
-    better than those, and another token more or less earns nothing by itself: without it short outputs win."""
+    """Token-level models: `text` gives every token what it adds to the mean of the tokens so far, and these sum to the text's
+    score; `token` gives it its own reward, so that long texts earn, or lose, more."""
     num_actors: PositiveInt = 1
     """Actors that hold a copy of the model and share the groups."""
     cpus_per_actor: NonNegativeFloat = 1.0
@@ -278,12 +275,6 @@ class RewardModelConfig(Rewarding):
     """GPUs reserved for one actor; a fraction shares a GPU with others, 0 computes on CPUs."""
     max_batch_tokens: PositiveInt = 4096
     """Tokens that go through the model together."""
-
-    @model_validator(mode="after")
-    def _centered_tokens(self) -> RewardModelConfig:
-        if self.center and self.scale == "text":
-            raise ValueError("center takes off a mean over tokens, which scale: text divides by; take one of the two")
-        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> RewardModelConfig:

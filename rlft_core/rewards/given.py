@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from rlft_core.rewards.protocol import Reward, RewardValue, Sample, TokenRewards
+from rlft_core.rewards.protocol import Reward, RewardValue, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,21 +14,6 @@ class GivenScores:
 
     values: tuple[RewardValue, ...]
     span: tuple[float, float]
-
-
-def centered(values: Sequence[RewardValue]) -> list[RewardValue]:
-    """A group's rewards of tokens without their mean over all tokens of the group; other rewards, and a group of one, as they
-    are. The number that breakdowns show stays."""
-    dense = [value.per_token for value in values if isinstance(value, TokenRewards) and value.per_token is not None]
-    if len(values) < 2 or not dense:
-        return list(values)
-    mean = np.concatenate(dense).mean(dtype=np.float64)
-    return [
-        replace(value, per_token=(value.per_token - mean).astype(np.float32))
-        if isinstance(value, TokenRewards) and value.per_token is not None
-        else value
-        for value in values
-    ]
 
 
 _Key = tuple[str, str, str]

@@ -128,7 +128,7 @@ class RewardModelReward:
         earned = self._bounded(smoothed(values.astype(np.float64), self.config.smooth))
         mean = float(earned.mean()) if len(earned) else 0.0
         if self.config.scale == "text":
-            earned = earned / max(1, len(earned))
+            earned = steps_of_mean(earned)
         return TokenRewards(mean, earned.astype(np.float32) if self._says(sample) else None)
 
     def _bounded(self, values: np.ndarray) -> np.ndarray:
@@ -145,3 +145,15 @@ def smoothed(values: np.ndarray, reach: int) -> np.ndarray:
     low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
     averaged: np.ndarray = (sums[high] - sums[low]) / (high - low)
     return averaged
+
+
+def steps_of_mean(values: np.ndarray) -> np.ndarray:
+    """[T] by how much each value moves the mean of those so far, which starts at 0: they sum to the mean of all.
+
+    What is still to come after t then is the mean of all less the mean up to t, so a text earns by ending only what ending
+    does to its mean. Shares `values / T` sum to the same, but pay out the past in parts that depend on where the text ends:
+    where tokens cost, ending at once costs least. (Potential-based shaping: Ng, Harada and Russell 1999, theorem 1, with
+    the mean so far as potential.)
+    """
+    means = np.cumsum(values) / np.arange(1, len(values) + 1)
+    return np.diff(means, prepend=0.0)

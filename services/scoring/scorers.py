@@ -22,8 +22,8 @@ from rlft_core.models.default_model import DEFAULT_MODEL
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.build import build_rewards, is_span_reward
 from rlft_core.rewards.embedding import shared_embedder
-from rlft_core.rewards.given import GivenReward, GivenScores, centered
-from rlft_core.rewards.protocol import RewardValue, WeightedReward, sample_of
+from rlft_core.rewards.given import GivenReward, GivenScores
+from rlft_core.rewards.protocol import WeightedReward, sample_of
 from rlft_core.rewards.scoring import num_skipped, score_group
 from rlft_core.types import RolloutGroup, ScoredGroup
 from services.cluster.waiting import answer
@@ -78,7 +78,7 @@ class ScoringActor:
         started = time.time()
         served = iter(given)
         rewards = [
-            WeightedReward(GivenReward(config.label, _values(config, next(served))), config.weight)
+            WeightedReward(GivenReward(config.label, next(served).values), config.weight)
             if isinstance(config, ServedConfig)
             else self._built[config.label]
             for config in self._configs
@@ -97,10 +97,6 @@ class ScoringActor:
     def records(self, scored: ScoredGroup) -> list[SampleRecord]:
         """A scored group as text, for a person to read."""
         return sample_records(scored, tokenizer=self._tokenizer)
-
-
-def _values(config: ServedConfig, given: GivenScores) -> Sequence[RewardValue]:
-    return centered(given.values) if isinstance(config, RewardModelConfig) and config.center else given.values
 
 
 class Served(Protocol):

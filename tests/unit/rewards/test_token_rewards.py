@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rlft_core.errors import ConfigError, RewardError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
 from rlft_core.rewards.protocol import Sample, TokenRewards, WeightedReward
-from rlft_core.rewards.reward_model import RewardModelReward, smoothed
+from rlft_core.rewards.reward_model import RewardModelReward, smoothed, steps_of_mean
 from rlft_core.rewards.scoring import breakdowns, score_group
 from rlft_core.rewards.spans import SpanReward, checked_spans, shared, token_ends
 from rlft_core.types import Row
@@ -202,9 +203,27 @@ def test_smoothing_clipping_and_scale(folder: Path) -> None:
     (found,) = reward_of(folder, smooth=1, clip=bound, scale="text")([one])
     assert isinstance(found, TokenRewards)
     assert found.per_token is not None
-    expected = np.clip(averaged, -bound, bound) / width
-    assert found.per_token.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-    assert found.per_token.sum() == pytest.approx(found.value, abs=1e-5)
+    bounded = np.clip(averaged, -bound, bound)
+    means = [0.0, *(bounded[: t + 1].mean() for t in range(width))]
+    expected = [after - before for before, after in pairwise(means)]
+    assert found.per_token.tolist() == pytest.approx(expected, abs=1e-5)
+    assert found.value == pytest.approx(bounded.mean(), abs=1e-5)
+
+
+def test_steps_of_the_mean_by_hand() -> None:
+    # Means so far: 2, -1, -2, -.5.
+    assert steps_of_mean(np.array([2.0, -4.0, -4.0, 4.0])).tolist() == pytest.approx([2.0, -3.0, -1.0, 1.5])
+    assert steps_of_mean(np.array([-3.0])).tolist() == [-3.0]
+    assert steps_of_mean(np.array([])).tolist() == []
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.floats(-5, 5))
+def test_steps_of_the_mean_sum_to_it_and_more_of_the_same_earns_nothing(values: list[float], level: float) -> None:
+    steps = steps_of_mean(np.array(values))
+    assert steps.sum() == pytest.approx(np.mean(values), abs=1e-9)
+    constant = steps_of_mean(np.full(len(values), level))
+    assert constant[0] == pytest.approx(level)
+    assert constant[1:] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_smoothing_by_hand() -> None:
