@@ -207,7 +207,7 @@ def generate_command(
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 64,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many test rows.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other answers.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the answers to this JSONL file.")] = None,
     runs_dir: RunsDir = Path("runs"),
     debug: Debug = False,

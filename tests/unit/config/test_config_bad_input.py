@@ -95,12 +95,12 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     (
         "unknown stage",
         recipe(stages=[{"type": "sfft"}]),
-        ("there is no 'sfft'", "did you mean 'sft'?", "sft, reward_model, ppo, dpo, evaluate"),
+        ("there is no 'sfft'", "did you mean 'sft'?", "sft, reward_model, ppo, online_dpo, dpo, evaluate"),
     ),
     (
         "stage without a type",
         recipe(stages=[{"num_steps": 3}]),
-        ("stages.0: needs `type`, one of sft, reward_model, ppo, dpo, evaluate",),
+        ("stages.0: needs `type`, one of sft, reward_model, ppo, online_dpo, dpo, evaluate",),
     ),
     ("unknown reward", ppo(rewards=[{"type": "rulez"}]), ("rewards.rulez.type: there is no 'rulez'", "'rules'")),
     (

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from rlft_core.config.load import load_recipe, parse_recipe, read_yaml
-from rlft_core.config.online import PpoStage
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.stages import EvaluateStage, SftStage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,7 +40,7 @@ def test_overrides_reach_keys_lists_and_sections_that_the_file_leaves_out() -> N
     )
     sft, ppo = recipe.stages
     assert isinstance(sft, SftStage)
-    assert isinstance(ppo, PpoStage)
+    assert isinstance(ppo, OnlineStage)
     assert (recipe.name, sft.num_steps, ppo.optimizer.lr, ppo.clip.dual) == ("other", 7, 3e-5, None)
     assert recipe.model.lora is not None
     assert recipe.model.lora.rank == 4
@@ -77,8 +77,8 @@ def test_the_recipes_of_the_evidence_parse(path: Path) -> None:
 def test_the_recipes_that_come_with_rlft_parse(path: Path) -> None:
     recipe = load_recipe(path)
     *training, evaluate = recipe.stages
-    policies = [stage for stage in training if isinstance(stage, SftStage | PpoStage)]
-    assert any(isinstance(stage, PpoStage) for stage in policies)
+    policies = [stage for stage in training if isinstance(stage, SftStage | OnlineStage)]
+    assert any(isinstance(stage, OnlineStage) for stage in policies)
     assert isinstance(evaluate, EvaluateStage)
     compared = {*(stage.name for stage in policies), *(recipe.start_of(stage) for stage in policies[1:])}
     assert compared <= set(evaluate.systems.values())
