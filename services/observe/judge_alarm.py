@@ -50,7 +50,7 @@ class JudgeAlarm:
         place = "first" if first > 0.5 else "second"
         self._tell(
             f"{stage}: {judge.removeprefix('reward/')} judges by the place: over the last {STEPS} steps both orders said the "
-            f"same in {agreement:.0%} of the comparisons (a coin: 50 %), and what stood {place} was given {max(first, 1 - first):.0%} "
-            "of the probability. Its scores say little of the texts: teach it to judge (`judge:` in an sft stage), or take "
-            "another template or a larger model"
+            f"same in {agreement:.0%} of the comparisons (a coin: 50 %), and what stood {place} was given "
+            f"{max(first, 1 - first):.0%} of the probability. Its scores say little of the texts: teach it to judge (`judge:` in "
+            "an sft stage), or take another template or a larger model"
         )
