@@ -86,6 +86,11 @@ class OnlineStage(Strict):
         """The critic's configuration when it has a transformer of its own."""
         return None
 
+    @property
+    def samples_start(self) -> bool:
+        """Whether samples come from the frozen start and not from the policy."""
+        return False
+
     def check_prompts_divide(self, minibatches: int = 1) -> None:
         """Raises ValueError when a step's prompts cannot be shared out."""
         parts = self.learner.num_ranks * minibatches
@@ -150,6 +155,9 @@ class OnlineDpoStage(OnlineStage):
     """The stage's name and folder."""
     samples_per_prompt: PositiveInt = 2
     """Completions of each prompt; one pair is made of them."""
+    sample_from: Literal["policy", "start"] = "policy"
+    """Who is sampled: the policy as it is at each step (on-policy), or the frozen start (off-policy), whose engines then judge
+    too where the judge is the start."""
     rewards: RewardConfigs = (JudgeConfig(),)
     """Who says which sample is better: a judge, or the sum of any rewards. Prompts whose best and worst score the same are
     left out of the update, and counted."""
@@ -163,4 +171,13 @@ class OnlineDpoStage(OnlineStage):
         self.check_prompts_divide()
         if self.samples_per_prompt < 2:
             raise ValueError("samples_per_prompt is 1, but a pair needs two samples; use at least 2")
+        if self.sample_from == "start" and self.watch is not None:
+            raise ValueError(
+                "watch looks at what the engines hold, and with sample_from: start they hold the start; leave out one of the two"
+            )
         return self
+
+    @property
+    def samples_start(self) -> bool:
+        """Whether samples come from the frozen start and not from the policy."""
+        return self.sample_from == "start"

@@ -200,8 +200,9 @@ class Recipe(Strict):
         return judge.model if judge.model in names else None
 
     def shares_engines(self, stage: OnlineStage, judge: JudgeConfig) -> bool:
-        """Whether a judge is the policy's own engine without its adapter."""
-        return self.model.lora is not None and self.judge_source(stage, judge) == self.start_of(stage)
+        """Whether a judge is what the rollout engines hold: the start, or the policy without its adapter."""
+        holds_start = self.model.lora is not None or stage.samples_start
+        return holds_start and self.judge_source(stage, judge) == self.start_of(stage)
 
     def _before(self, stage: StageConfig | OnlineStage) -> tuple[StageConfig, ...]:
         return self.stages[: [other.name for other in self.stages].index(stage.name)]

@@ -73,8 +73,15 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
     rewards = context.with_models(stage, stage.rewards)
     check_tokenizers(tokenizer, rewards, where=f"stages.{stage.name}.rewards")
     on_gpu = num_gpus_here() > 0
+    frozen = stage.samples_start
     fleet = create_fleet(
-        recipe, stage.rollout, start, on_gpu=on_gpu, notice=context.notice, lora=recipe.model.lora is not None
+        recipe,
+        stage.rollout,
+        start,
+        on_gpu=on_gpu,
+        notice=context.notice,
+        lora=recipe.model.lora is not None and not frozen,
+        frozen=frozen,
     )
     scorers = create_scorers(
         stage,

@@ -104,11 +104,13 @@ class Fleet:
         return list(await within(self._limits.start_s, asyncio.gather(*calls), actor="fleet", phase="info"))
 
     async def load(self, publication: Publication) -> list[SyncReport]:
-        """Give every living engine these weights and admit those whose probe agrees.
+        """Give every living engine these weights and admit those whose probe agrees; a frozen fleet takes none.
 
         Raises SyncError when a probe differs by more than the tolerance, WeightsLost when the weights are gone before
         every engine has them, EngineError when no engine is left.
         """
+        if self._frozen:
+            return []
         self._publication = publication
         living = [m for m in self._members if m.state in (EngineState.STALE, EngineState.HEALTHY)]
         reports = await asyncio.gather(*(self._load_one(member) for member in living))

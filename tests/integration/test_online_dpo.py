@@ -71,3 +71,19 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path, tiny_model: Path
     )
     finish_run(killed)
     assert model_bytes(killed / "runs" / "run", "online_dpo") == model_bytes(folder, "online_dpo")
+
+
+def test_off_policy_samples_are_the_starts_whatever_was_learned(tmp_path: Path, tiny_model: Path) -> None:
+    """Had the engines taken what was learned at the high rate, the two runs would have sampled other texts."""
+    texts = []
+    for name, lr in (("fast", 0.01), ("slow", 1e-7)):
+        recipe = content(tiny_model)
+        recipe["stages"] = recipe["stages"][1:]
+        recipe["stages"][0] |= {"sample_from": "start", "log_samples_every": 1}
+        recipe["stages"][0]["optimizer"] = recipe["stages"][0]["optimizer"] | {"lr": lr}
+        base = prepared(tmp_path / name, recipe)
+        finish_run(base)
+        assert all("sync/seconds" not in step for step in metrics_of(base / "runs" / "run", "online_dpo"))
+        texts.append([row["output"] for row in rows(base / "runs" / "run" / "samples.jsonl")])
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 10

@@ -102,6 +102,16 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         recipe(stages=[{"num_steps": 3}]),
         ("stages.0: needs `type`, one of sft, reward_model, ppo, online_dpo, dpo, evaluate",),
     ),
+    (
+        "one sample makes no pair",
+        recipe(stages=[{"type": "online_dpo", "samples_per_prompt": 1}]),
+        ("samples_per_prompt is 1", "at least 2"),
+    ),
+    (
+        "watch of engines that hold the start",
+        recipe(stages=[{"type": "online_dpo", "sample_from": "start", "watch": {"every": 2}}]),
+        ("watch looks at what the engines hold", "leave out one"),
+    ),
     ("unknown reward", ppo(rewards=[{"type": "rulez"}]), ("rewards.rulez.type: there is no 'rulez'", "'rules'")),
     (
         "unknown check",
