@@ -14,8 +14,9 @@ START = "start"
 
 
 class JudgeConfig(Rewarding):
-    """A language model that compares: how often a sample wins against the others of its prompt, in [0, 1], or whether it
-    wins against the row's output. Both orders always. It runs on engines of its own, or on the rollout engines."""
+    """A language model that judges. With a template that compares: how often a sample wins against the others of its prompt,
+    in [0, 1], or whether it wins against the row's output, both orders always. With a template that grades: the expected
+    grade, in [0, 1]. It runs on engines of its own, or on the rollout engines."""
 
     type: Literal["judge"] = "judge"
     """Which reward this is."""
@@ -23,8 +24,8 @@ class JudgeConfig(Rewarding):
     """`start`: the frozen model that the stage starts from. Or an earlier stage, `base`, a model folder or a hub id. With
     model.lora, `start` judges on the rollout engines, their adapter off: no further copy of the model."""
     template: str = "better-answer"
-    """One of rlft's templates by name (better-answer, faithful-summary, helpful-harmless, instruction-following), or a
-    file of your own."""
+    """One of rlft's templates by name (better-answer, faithful-summary, helpful-harmless, instruction-following compare;
+    grade-answer grades), or a file of your own."""
     principles: tuple[str, ...] | None = None
     """Principles of the template to judge by. Default: all."""
     against: Literal["group", "reference"] = "group"

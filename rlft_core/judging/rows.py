@@ -34,7 +34,7 @@ def judge_rows(
     A pair is left out in both orders or in none, so that neither label is the more frequent one. Raises JudgeError when a
     label is no single token.
     """
-    labels = template.label_ids(tokenizer)
+    labels = template.comparing().label_ids(tokenizer)
     found: list[JudgeRow] = []
     for contrast in contrasts:
         for negative in contrast.negatives:

@@ -1,13 +1,14 @@
-"""How a comparison is put to a language model: templates in files, filled in one pass, and their judgement tokens.
+"""How a judgement is asked of a language model: templates in files, filled in one pass, and their judgement tokens.
 
     system?  user: task, response A, response B   assistant: `answer` ──▶ one of two labels, each a single token
+    system?  user: task, response                 assistant: `answer` ──▶ one of several grades, the worst first
 
 A response that contains "{response_b}" is only text: values are never filled again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,8 @@ from rlft_core.types import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NEEDED = ("context", "response_a", "response_b")
+_COMPARES = ("context", "response_a", "response_b")
+_GRADES = ("context", "response")
 _KEYS = frozenset({"principles", "system", "user", "answer", "labels"})
 NO_PRINCIPLE = ""
 
@@ -31,27 +33,63 @@ NO_PRINCIPLE = ""
 @dataclass(frozen=True, slots=True)
 class JudgeTemplate:
     """`user` and `system` have placeholders {context}, {response_a}, {response_b}, {principle} and {principle_text};
-    `answer` is how the assistant's turn begins; `labels` are what it may go on with. `principles` by name."""
+    `answer` is how the assistant's turn begins; `labels` are what it may go on with. `principles` by name.
+
+    With {response} in the place of {response_a} and {response_b} it grades one response, and `labels` rise."""
 
     name: str
     user: str
     answer: str
-    labels: tuple[str, str]
+    labels: tuple[str, ...]
     system: str | None = None
     principles: Mapping[str, str] = field(default_factory=lambda: {NO_PRINCIPLE: ""})
 
-    def prompt(
-        self, tokenizer: PreTrainedTokenizerBase, context: str, first: str, second: str, *, principle: str
-    ) -> list[int]:
-        """The token ids that a label continues, with `first` in the place of response A."""
-        fields = {"context": context, "response_a": first, "response_b": second, "principle": principle}
-        fields["principle_text"] = self.principles[principle]
-        row = Row("", context, "", fields)
+    @property
+    def grades(self) -> bool:
+        """Whether it shows one response, to be graded, and not two to compare."""
+        return "response" in _places(self.user, self.system)
+
+    def comparing(self) -> JudgeTemplate:
+        """This template. Raises ConfigError when it does not compare."""
+        if self.grades:
+            raise ConfigError(
+                f"judge template '{self.name}' grades one response, and here two are compared; take one that shows "
+                "{response_a} and {response_b}, such as better-answer"
+            )
+        return self
+
+    def grading(self) -> JudgeTemplate:
+        """This template. Raises ConfigError when it does not grade."""
+        if not self.grades:
+            raise ConfigError(
+                f"judge template '{self.name}' compares two responses; one that grades shows {{response}}"
+            )
+        return self
+
+    def chosen(self, principles: Sequence[str] | None) -> tuple[str, ...]:
+        """The principles named, or all. Raises ConfigError for an unknown one, and for none."""
+        found = tuple(self.principles if principles is None else principles)
+        unknown = [name for name in found if name not in self.principles]
+        if unknown or not found:
+            there = ", ".join(f"'{name}'" for name in self.principles)
+            told = f"has no principle '{unknown[0]}'" if unknown else "is asked by no principle"
+            raise ConfigError(f"judge template '{self.name}' {told}; there are: {there}")
+        return found
+
+    def fields(self, context: str, *responses: str, principle: str) -> dict[str, str]:
+        """What fills the placeholders."""
+        places = _GRADES[1:] if self.grades else _COMPARES[1:]
+        shown = dict(zip(places, responses, strict=True))
+        return {"context": context, "principle": principle, "principle_text": self.principles[principle], **shown}
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, context: str, *responses: str, principle: str) -> list[int]:
+        """The token ids that a label continues, with the responses in their places."""
+        row = Row("", context, "", self.fields(context, *responses, principle=principle))
         system = render(self.system, row) if self.system is not None else None
         ids = encode_prompt(tokenizer, row, system=system, template=self.user, chat=True)
         return [*ids, *tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True)]
 
-    def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Token ids of the labels after `answer`. Raises JudgeError naming what the tokenizer makes of them instead."""
         opening = list(tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True))
         found, told = [], []
@@ -60,12 +98,13 @@ class JudgeTemplate:
             rest = whole[len(opening) :] if whole[: len(opening)] == opening else []
             found.append(rest)
             told.append(f"{label!r}: {tokenizer.convert_ids_to_tokens(rest or whole)}")
-        if any(len(ids) != 1 for ids in found) or found[0] == found[1]:
+        if any(len(ids) != 1 for ids in found) or len({ids[0] for ids in found}) < len(found):
             raise JudgeError(
-                f"judge template '{self.name}': its labels are no two single tokens of this tokenizer after {self.answer!r} "
-                f"({', '.join(told)}). Write a template with other labels, such as 1 and 2, or another answer before them"
+                f"judge template '{self.name}': its labels are no {len(found)} single tokens of this tokenizer after "
+                f"{self.answer!r} ({', '.join(told)}). Write a template with other labels, such as 1 and 2, or another answer "
+                "before them"
             )
-        return found[0][0], found[1][0]
+        return tuple(ids[0] for ids in found)
 
 
 def load_template(name: str, *, base_dir: Path | None = None) -> JudgeTemplate:
@@ -92,25 +131,33 @@ def parse_template(name: str, content: Any) -> JudgeTemplate:
     unknown = sorted(set(content) - _KEYS)
     if unknown:
         raise ConfigError(f"{where}: unknown key '{unknown[0]}'; a template has the keys {', '.join(sorted(_KEYS))}")
+    used = _places(str(content["user"]), str(content.get("system") or ""))
+    grades = "response" in used
     labels = content["labels"]
-    if (
-        not isinstance(labels, list)
-        or len(labels) != 2
-        or not all(isinstance(label, str) and label for label in labels)
-    ):
-        raise ConfigError(f'{where}: labels must be two texts, such as [" A", " B"] (got {labels!r})')
+    number = len(labels) if isinstance(labels, list) else 0
+    if (number < 2 if grades else number != 2) or not all(isinstance(label, str) and label for label in labels):
+        wanted = 'texts from worst to best, such as ["1", "2", "3"]' if grades else 'two texts, such as [" A", " B"]'
+        raise ConfigError(f"{where}: labels must be {wanted} (got {labels!r})")
     principles = content.get("principles") or {NO_PRINCIPLE: ""}
     if not isinstance(principles, Mapping) or not all(isinstance(text, str) for text in principles.values()):
         raise ConfigError(f"{where}: principles must be texts by name (got {principles!r:.80})")
-    used = {*placeholders(str(content["user"])), *placeholders(str(content.get("system") or ""))}
-    missing = [key for key in _NEEDED if key not in used]
+    both = sorted(used & {"response_a", "response_b"})
+    if grades and both:
+        raise ConfigError(
+            f"{where}: has {{response}}, which grades, and {{{both[0]}}}, which compares; take one of the two"
+        )
+    missing = [key for key in (_GRADES if grades else _COMPARES) if key not in used]
     if missing:
         raise ConfigError(f"{where}: has no {{{missing[0]}}}, so the judge would not see it; put it into `user`")
     return JudgeTemplate(
         name,
         str(content["user"]),
         str(content.get("answer") or ""),
-        (labels[0], labels[1]),
+        tuple(labels),
         None if content.get("system") is None else str(content["system"]),
         {str(key): text for key, text in principles.items()},
     )
+
+
+def _places(user: str, system: str | None) -> set[str]:
+    return {*placeholders(user), *placeholders(system or "")}

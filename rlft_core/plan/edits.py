@@ -15,7 +15,6 @@ from rlft_core.data import Splits, render
 from rlft_core.data.load import HUB_PREFIX
 from rlft_core.data.preferences import load_preferences
 from rlft_core.errors import ConfigError
-from rlft_core.judging.questions import Questioner
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.negatives import Contrast
@@ -134,7 +133,7 @@ def check_judge_labels(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_
     for stage in recipe.stages:
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
-                load_template(stage.judge.template, base_dir=base_dir).label_ids(tokenizer)
+                load_template(stage.judge.template, base_dir=base_dir).comparing().label_ids(tokenizer)
         if isinstance(stage, OnlineStage):
             _check_judges(recipe, stage, tokenizer, base_dir)
 
@@ -143,7 +142,13 @@ def _check_judges(recipe: Recipe, stage: OnlineStage, tokenizer: PreTrainedToken
     for judge in stage.judges:
         with naming(f"stages.{stage.name}.rewards, {judge.label}"):
             template = load_template(judge.template, base_dir=base_dir)
+            if template.grades and judge.against != "group":
+                raise ConfigError(
+                    f"template '{template.name}' grades each answer by itself, so it is held against nothing; leave "
+                    "out `against`, or take a template that compares"
+                )
             if recipe.judge_source(stage, judge) is None:  # with a tokenizer of its own, looked at when it starts
                 resolve_model(judge.model)
             else:
-                Questioner.of(template, tokenizer, principles=judge.principles, max_length=1)
+                template.chosen(judge.principles)
+                template.label_ids(tokenizer)

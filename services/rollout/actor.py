@@ -25,7 +25,7 @@ import numpy as np
 import ray
 
 from rlft_core.errors import RlftError, SyncError
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Asking
 from rlft_core.rewards.given import GivenScores
 from rlft_core.types import Prompt, RolloutGroup
 from services.rollout.engine import Engine, EngineSettings, Sampling
@@ -86,7 +86,7 @@ class RolloutActor:
         self._inbox: queue.SimpleQueue[_Request | tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._waiting: dict[str, dict[int, _Request]] = {}
         self._running: dict[str, Future[Any]] = {}
-        self._questioners: dict[str, Questioner] = {}
+        self._asking: dict[str, Asking] = {}
         self._engine: Engine = _build(kind, settings, name, options or {})
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -111,11 +111,11 @@ class RolloutActor:
     @ray.method(num_returns=2)
     async def judge(self, group: RolloutGroup, judging: Judging) -> tuple[GroupSummary, GivenScores]:
         """Compare a group's samples. The summary is for the coordinator, the scores stay in the object store."""
-        if judging.label not in self._questioners:
-            self._questioners[judging.label] = judging.questioner()
+        if judging.label not in self._asking:
+            self._asking[judging.label] = judging.asking()
         num_tokens = 0
 
-        async def ask(prompts: Sequence[list[int]], labels: tuple[int, int]) -> np.ndarray:
+        async def ask(prompts: Sequence[list[int]], labels: tuple[int, ...]) -> np.ndarray:
             nonlocal num_tokens
             num_tokens += sum(map(len, prompts))
             added: Future[list[Future[np.ndarray]]] = Future()
@@ -124,11 +124,11 @@ class RolloutActor:
             found: list[np.ndarray] = await asyncio.gather(*map(asyncio.wrap_future, answers))
             return np.stack(found)
 
-        scores = await judged(group, judging, self._questioners[judging.label], ask)
+        scores = await judged(group, judging, self._asking[judging.label], ask)
         return GroupSummary(self._name, num_tokens, scores.span[1] - scores.span[0], scores.span), scores
 
     def _question(
-        self, prompts: Sequence[list[int]], labels: tuple[int, int], *, plain: bool
+        self, prompts: Sequence[list[int]], labels: tuple[int, ...], *, plain: bool
     ) -> list[Future[np.ndarray]]:
         """On the engine thread: queue questions beside whatever else is running."""
         answers: list[Future[np.ndarray]] = []

@@ -1,6 +1,7 @@
 """Judging on engines: what an engine's process does with a group, and the reward that is made of it.
 
     group ref ─▶ fleet ─▶ engine: [comparisons of a round ─▶ prompts ─▶ p of the labels ─▶ verdicts] ... ─▶ GivenScores ref
+                          or, for a template that grades: [answers ─▶ prompts ─▶ p of the grades ─▶ grades] ─▶
 
 A group is judged where an engine is free; one that dies gives the whole group back, so no comparison counts twice.
 """
@@ -8,7 +9,7 @@ A group is judged where an engine is free; one that dies gives the whole group b
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ import numpy as np
 import ray
 
 from rlft_core.errors import JudgeError
+from rlft_core.judging.grading import Grader
 from rlft_core.judging.groups import Judged, Rounds, find_winners, group_of, score_against_output, score_within
 from rlft_core.judging.protocol import Comparison, Verdict
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Asking, Questioner
 from rlft_core.judging.template import JudgeTemplate
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.given import GivenScores
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 TOURNAMENT = "tournament"
 """Find the best of a group: it has the score 1, the others 0."""
-Ask = Callable[[Sequence[list[int]], tuple[int, int]], Awaitable[np.ndarray]]
-"""Prompts and label ids -> [prompts, 2] log-probs of the labels as the next token."""
+Ask = Callable[[Sequence[list[int]], tuple[int, ...]], Awaitable[np.ndarray]]
+"""Prompts and label ids -> [prompts, labels] log-probs of the labels as the next token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,12 @@ class Judging:
     plain: bool
     trust_remote_code: bool
 
-    def questioner(self) -> Questioner:
-        """What is asked. Raises ConfigError or JudgeError."""
+    def asking(self) -> Asking:
+        """What is asked: a Grader for a template that grades, else a Questioner. Raises ConfigError or JudgeError."""
         tokenizer = load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
+        kind = Grader if self.template.grades else Questioner
         # One place is the label's.
-        return Questioner.of(self.template, tokenizer, principles=self.principles, max_length=self.max_length - 1)
+        return kind.of(self.template, tokenizer, principles=self.principles, max_length=self.max_length - 1)
 
     def rounds_of(self, group: RolloutGroup) -> Rounds[list[Judged]]:
         """The comparisons of one group. Who meets whom depends on its own seed alone."""
@@ -64,10 +67,34 @@ class Judging:
         return score_within([seen], seeds=[group.prompt.seed], all_pairs=self.all_pairs, rounds=self.rounds)
 
 
-async def judged(group: RolloutGroup, judging: Judging, questioner: Questioner, ask: Ask) -> GivenScores:
-    """The share of comparisons that each sample won, with what the judge showed in them. Raises JudgeError."""
+async def judged(group: RolloutGroup, judging: Judging, asking: Asking, ask: Ask) -> GivenScores:
+    """What the judge made of each sample, with what it showed of itself. Raises JudgeError."""
     started = time.time()
-    before = questioner.num_truncated
+    before = asking.num_truncated
+    if isinstance(asking, Grader):
+        found = await _graded(group, asking, ask)
+    else:
+        assert isinstance(asking, Questioner)
+        found = await _compared(group, judging, asking, ask)
+    truncated = {"truncated": float(asking.num_truncated > before)}
+    return GivenScores(
+        tuple((score, {**statistics, **truncated}) for score, statistics in found), (started, time.time())
+    )
+
+
+_Found = list[tuple[float, Mapping[str, float]]]
+"""A score for each sample, and statistics."""
+
+
+async def _graded(group: RolloutGroup, grader: Grader, ask: Ask) -> _Found:
+    """The expected grade of each sample."""
+    row, texts = group.prompt.row, [completion.text for completion in group.completions]
+    chances = await _probabilities(grader.prompts(row, texts), grader.labels, ask, row.id)
+    return [(grade.value, grade.statistics(len(grader.labels))) for grade in grader.grades(row, chances)]
+
+
+async def _compared(group: RolloutGroup, judging: Judging, questioner: Questioner, ask: Ask) -> _Found:
+    """The share of comparisons that each sample won."""
     rounds = judging.rounds_of(group)
     try:
         asked = next(rounds)
@@ -75,19 +102,25 @@ async def judged(group: RolloutGroup, judging: Judging, questioner: Questioner, 
             asked = rounds.send(await _verdicts(asked, questioner, ask, group.prompt.row.id))
     except StopIteration as end:
         (found,) = end.value
-    truncated = float(questioner.num_truncated > before)
-    values = tuple(
-        (float(score), {**found.statistics(index), "truncated": truncated}) for index, score in enumerate(found.scores)
-    )
-    return GivenScores(values, (started, time.time()))
+    return [(float(score), found.statistics(index)) for index, score in enumerate(found.scores)]
 
 
 async def _verdicts(asked: Sequence[Comparison], questioner: Questioner, ask: Ask, row_id: str) -> list[Verdict]:
-    prompts = questioner.prompts(asked)
-    chances = np.exp((await ask(prompts, questioner.labels)).astype(np.float64)) if prompts else np.zeros((0, 2))
-    if not np.isfinite(chances).all():
+    chances = await _probabilities(questioner.prompts(asked), questioner.labels, ask, row_id)
+    return questioner.verdicts(asked, chances)
+
+
+async def _probabilities(
+    prompts: Sequence[list[int]], labels: tuple[int, ...], ask: Ask, row_id: str
+) -> list[list[float]]:
+    """[prompts, labels]"""
+    if not prompts:
+        return []
+    found = np.exp((await ask(prompts, labels)).astype(np.float64))
+    if not np.isfinite(found).all():
         raise JudgeError(f"row '{row_id}': the judge gave a probability that is no number; its weights are broken")
-    return questioner.verdicts(asked, [(float(a), float(b)) for a, b in chances])
+    chances: list[list[float]] = found.tolist()
+    return chances
 
 
 class JudgePool:

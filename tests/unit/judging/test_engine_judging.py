@@ -54,7 +54,8 @@ class Longer:
 def judge(model: str, one: RolloutGroup, *, max_length: int = 400, **changes: object) -> tuple[GivenScores, Longer]:
     keys = {"principles": None, "against": "group", "all_pairs": 4, "rounds": 3} | changes
     judging = Judging("judge", model, TEMPLATE, max_length=max_length, plain=False, trust_remote_code=False, **keys)  # type: ignore[arg-type]
-    questioner = judging.questioner()
+    questioner = judging.asking()
+    assert isinstance(questioner, Questioner)
     engine = Longer(questioner)
     return asyncio.run(judged(one, judging, questioner, engine)), engine
 
@@ -109,4 +110,4 @@ def test_a_probability_that_is_no_number_is_no_tie(model: str) -> None:
         return np.full((len(prompts), 2), np.nan)
 
     with pytest.raises(JudgeError, match="row 'row': the judge gave a probability that is no number"):
-        asyncio.run(judged(group("a", "b"), judging, judging.questioner(), broken))
+        asyncio.run(judged(group("a", "b"), judging, judging.asking(), broken))

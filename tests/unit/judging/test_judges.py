@@ -267,7 +267,7 @@ class _Letters:
 def test_labels_must_be_single_tokens() -> None:
     template = JudgeTemplate("mine", "{context}{response_a}{response_b}", "So", ("A", "B"))
     with pytest.raises(
-        JudgeError, match=r"'mine': its labels are no two single tokens .*'A': \['A'\], 'B': \['b', 'b'\]"
+        JudgeError, match=r"'mine': its labels are no 2 single tokens .*'A': \['A'\], 'B': \['b', 'b'\]"
     ):
         template.label_ids(_Letters())  # type: ignore[arg-type]
 

@@ -201,5 +201,5 @@ def test_labels_that_are_no_single_tokens_are_found_by_the_check(base: Path) -> 
     check_judge_labels(judged(base, pairs), tokenizer, base)
     own = "user: '{context} {response_a} {response_b}'\nlabels: [the former answer, the latter answer]\n"
     (base / "own.yaml").write_text(own)
-    with pytest.raises(JudgeError, match=r"stages\.sft\.judge\.template: .*no two single tokens"):
+    with pytest.raises(JudgeError, match=r"stages\.sft\.judge\.template: .*no 2 single tokens"):
         check_judge_labels(judged(base, pairs, template="own.yaml"), tokenizer, base)
