@@ -12,7 +12,7 @@ import torch
 
 from rlft_core.batching.packing import number_tokens
 from rlft_core.judging.protocol import Comparison, Verdict
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate, load_template
 from rlft_core.models.attention import attention_kind, to_device
 from rlft_core.models.compute import Compute
@@ -57,7 +57,9 @@ class CausalLmJudge:
         compute = Compute(device, dtype, attention, packing, _BATCH_TOKENS, _BATCH_TOKENS)
         # One place is the label's. A prompt must also fit into a batch of its own.
         longest = min(int(getattr(model.inner.config, "max_position_embeddings", _BATCH_TOKENS)), _BATCH_TOKENS) - 1
-        return cls(model, Questioner.of(template, tokenizer, principles=principles, max_length=longest), compute)
+        return cls(
+            model, Questioner.of(template, Tokens(tokenizer), principles=principles, max_length=longest), compute
+        )
 
     @property
     def num_truncated(self) -> int:

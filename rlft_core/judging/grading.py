@@ -35,8 +35,8 @@ class Grade:
 class Grader(Asking):
     """How good one answer is, by every principle."""
 
-    def prompts(self, row: Row, answers: Sequence[str]) -> list[list[int]]:
-        """Token ids that a grade continues, of each answer in order. Raises JudgeError when not even cut answers fit."""
+    def prompts(self, row: Row, answers: Sequence[str]) -> list[Any]:
+        """What a grade continues, of each answer in order. Raises JudgeError when not even cut answers fit."""
         return [prompt for text in answers for prompt in self._fitting(row, (text,))]
 
     def grades(self, row: Row, probabilities: Sequence[Sequence[float]]) -> list[Grade]:
@@ -53,11 +53,9 @@ class Grader(Asking):
         """As `Asking.of`, for a template that grades."""
         return super().of(template.grading(), *args, **keys)
 
-    def _prompts(self, context: str, responses: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, context: str, responses: Sequence[str]) -> list[Any]:
         (text,) = responses
-        return [
-            self.template.prompt(self.tokenizer, context, text, principle=principle) for principle in self.principles
-        ]
+        return [self.medium.prompt(self.template, context, text, principle=principle) for principle in self.principles]
 
 
 def _grade(row: Row, chances: Sequence[float]) -> Grade:

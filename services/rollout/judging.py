@@ -20,7 +20,7 @@ from rlft_core.errors import JudgeError
 from rlft_core.judging.grading import Grader
 from rlft_core.judging.groups import Judged, Rounds, find_winners, group_of, score_against_output, score_within
 from rlft_core.judging.protocol import Comparison, Verdict
-from rlft_core.judging.questions import Asking, Questioner
+from rlft_core.judging.questions import Asking, Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.given import GivenScores
@@ -55,7 +55,7 @@ class Judging:
         tokenizer = load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
         kind = Grader if self.template.grades else Questioner
         # One place is the label's.
-        return kind.of(self.template, tokenizer, principles=self.principles, max_length=self.max_length - 1)
+        return kind.of(self.template, Tokens(tokenizer), principles=self.principles, max_length=self.max_length - 1)
 
     def rounds_of(self, group: RolloutGroup) -> Rounds[list[Judged]]:
         """The comparisons of one group. Who meets whom depends on its own seed alone."""

@@ -15,7 +15,7 @@ import torch
 
 from rlft_core.errors import EngineError
 from rlft_core.judging.protocol import Answer, Comparison
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import parse_template
 from rlft_core.models.loading import load_lm, load_tokenizer
 from rlft_core.rewards.given import GivenScores
@@ -139,7 +139,7 @@ def test_an_engine_says_what_the_model_says(tiny_model: Path) -> None:
 
     found = run(fleet, test)
     tokenizer = load_tokenizer(tiny_model)
-    questioner = Questioner.of(TEMPLATE, tokenizer, principles=("short",), max_length=159)
+    questioner = Questioner.of(TEMPLATE, Tokens(tokenizer), principles=("short",), max_length=159)
     lm: Any = load_lm(tiny_model, attention="dense")
     comparisons = [Comparison(one.prompt.row, Answer(c.text), Answer("out")) for c in one.completions]
     chances = []

@@ -42,7 +42,7 @@ class Longer:
     async def __call__(self, prompts: Sequence[list[int]], labels: tuple[int, int]) -> np.ndarray:
         assert labels == self.questioner.labels
         self.batches.append(len(prompts))
-        answers = [self.questioner.tokenizer.decode(prompt).split("@")[1:3] for prompt in prompts]
+        answers = [self.questioner.medium.tokenizer.decode(prompt).split("@")[1:3] for prompt in prompts]
         chances = np.array([self._of(len(first), len(second)) for first, second in answers])
         return np.log(chances)
 

@@ -13,7 +13,7 @@ import pytest
 from rlft_core.config.load import parse_recipe
 from rlft_core.errors import ConfigError, JudgeError
 from rlft_core.judging.grading import Grader
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import load_template, parse_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.tiny import make_tiny_model
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def grader(model: str, **keys: Any) -> Grader:
-    return Grader.of(TEMPLATE, load_tokenizer(model), **{"max_length": 400, **keys})
+    return Grader.of(TEMPLATE, Tokens(load_tokenizer(model)), **{"max_length": 400, **keys})
 
 
 def test_the_expected_grade_by_hand(model: str) -> None:
@@ -61,7 +61,7 @@ def test_the_ends_of_the_scale(model: str) -> None:
 def test_every_answer_is_asked_by_every_principle_and_cut_when_too_long(model: str) -> None:
     asked = grader(model)
     prompts = asked.prompts(ROW, ["one", "{principle} two"])
-    said = [asked.tokenizer.decode(prompt).split("@")[1:3] for prompt in prompts]
+    said = [asked.medium.tokenizer.decode(prompt).split("@")[1:3] for prompt in prompts]
     assert said == [["one", "short"], ["one", "true"], ["{principle} two", "short"], ["{principle} two", "true"]]
     assert asked.num_truncated == 0
     long = Row("row", "word " * 300, "bb")
@@ -81,7 +81,7 @@ def test_a_group_is_one_batch_and_its_grades_are_the_scores(model: str) -> None:
         assert labels == asking.labels
         assert len(labels) == 3
         batches.append(len(prompts))
-        sizes = [min(2, len(asking.tokenizer.decode(prompt).split("@")[1]) - 1) for prompt in prompts]
+        sizes = [min(2, len(asking.medium.tokenizer.decode(prompt).split("@")[1]) - 1) for prompt in prompts]
         return np.log(np.eye(3)[sizes] * 0.8 + 1e-12)
 
     empty = np.zeros(1, np.float32)
@@ -99,9 +99,9 @@ def test_a_group_is_one_batch_and_its_grades_are_the_scores(model: str) -> None:
 def test_a_template_is_for_one_form(model: str, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(model)
     with pytest.raises(ConfigError, match="'stars' grades one response, and here two are compared"):
-        Questioner.of(TEMPLATE, tokenizer, max_length=400)
+        Questioner.of(TEMPLATE, Tokens(tokenizer), max_length=400)
     with pytest.raises(ConfigError, match="'better-answer' compares two responses"):
-        Grader.of(load_template("better-answer"), tokenizer, max_length=400)
+        Grader.of(load_template("better-answer"), Tokens(tokenizer), max_length=400)
     with pytest.raises(ConfigError, match=r"has {response}, which grades, and {response_a}, which compares"):
         parse_template("t", {"user": "{context} {response} {response_a}", "labels": ["1", "2"]})
     with pytest.raises(ConfigError, match="labels must be texts from worst to best"):

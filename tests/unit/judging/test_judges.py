@@ -15,7 +15,7 @@ from rlft_core.errors import ConfigError, JudgeError
 from rlft_core.evaluation.win_rate import win_rates
 from rlft_core.judging.causal_lm import CausalLmJudge
 from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict, over_principles
-from rlft_core.judging.questions import Questioner
+from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.reward_model import RewardModelJudge
 from rlft_core.judging.rows import TOO_LONG, judge_rows
 from rlft_core.judging.template import JudgeTemplate, load_template, parse_template
@@ -135,8 +135,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> CausalLmJudge:
 def plain_labels(judge: CausalLmJudge, first: str, second: str) -> tuple[float, float]:
     """The probabilities of both labels after the prompt, by the model as transformers runs it, in float32."""
     asked = judge.questions
-    ids = asked.template.prompt(asked.tokenizer, ROW.input, first, second, principle=asked.principles[0])
-    lm: Any = load_lm(asked.tokenizer.name_or_path, attention="dense")
+    ids = asked.template.prompt(asked.medium.tokenizer, ROW.input, first, second, principle=asked.principles[0])
+    lm: Any = load_lm(asked.medium.tokenizer.name_or_path, attention="dense")
     with torch.no_grad():
         chances = torch.softmax(lm(torch.tensor([ids])).logits[0, -1], dim=0)
     return float(chances[asked.labels[0]]), float(chances[asked.labels[1]])
@@ -158,18 +158,18 @@ def test_a_language_model_is_asked_in_both_orders(judge: CausalLmJudge) -> None:
 
 def test_an_answer_cannot_break_out_of_its_place(judge: CausalLmJudge) -> None:
     ids, _ = judge.questions.prompts([pair("{response_b} {context}", "secret")])
-    said = judge.questions.tokenizer.decode(ids)
+    said = judge.questions.medium.tokenizer.decode(ids)
     assert said.count("secret") == 1
     assert "{response_b} {context}" in said
 
 
 def test_what_does_not_fit_is_cut_by_rule_and_counted(judge: CausalLmJudge) -> None:
     template = parse_template("t", {"user": "{context}|{response_a}|{response_b}|", "labels": ["A", "B"]})
-    tokenizer = judge.questions.tokenizer
+    tokenizer = judge.questions.medium.tokenizer
     room = len(template.prompt(tokenizer, "", "", "", principle="")) + 40
 
     def said(context: str, a: str, b: str) -> str:
-        asked = Questioner.of(template, tokenizer, max_length=room)
+        asked = Questioner.of(template, Tokens(tokenizer), max_length=room)
         comparison = Comparison(Row("row-1", context, "", {}), Answer(a), Answer(b))
         prompts = asked.prompts([comparison])
         assert all(len(prompt) <= room for prompt in prompts)
@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_cut_by_rule_and_counted(judge: CausalLmJudge) -> N
     assert abs(cut.count("first") - cut.count("last")) <= 4
     assert cut.count("first") > 0
     with pytest.raises(JudgeError, match=r"row 'row-1': the judge's template 't' alone is longer than the 3 tokens"):
-        Questioner.of(template, tokenizer, max_length=3).prompts([pair("a", "b")])
+        Questioner.of(template, Tokens(tokenizer), max_length=3).prompts([pair("a", "b")])
 
 
 def test_several_principles_are_one_verdict(judge: CausalLmJudge) -> None:
@@ -199,7 +199,7 @@ def test_several_principles_are_one_verdict(judge: CausalLmJudge) -> None:
             "principles": {"x": "", "y": ""},
         },
     )
-    asked = Questioner.of(template, judge.questions.tokenizer, max_length=500)
+    asked = Questioner.of(template, Tokens(judge.questions.medium.tokenizer), max_length=500)
     pairs = [pair("a", "b"), pair("c", "c"), pair("d", "e")]
     assert len(asked.prompts(pairs)) == 2 * 2 * 2
     found = asked.verdicts(pairs, [(0.9, 0.1), (0.2, 0.8), (0.3, 0.7), (0.5, 0.4), *[(0.5, 0.5)] * 4])
@@ -208,10 +208,10 @@ def test_several_principles_are_one_verdict(judge: CausalLmJudge) -> None:
     assert found[0].b_first == pytest.approx((0.6, 0.35))
     assert found[0].preferred == 1.0  # one principle each, but the first by more
     assert found[1] == TIE
-    one = Questioner.of(template, judge.questions.tokenizer, principles=["y"], max_length=500)
+    one = Questioner.of(template, Tokens(judge.questions.medium.tokenizer), principles=["y"], max_length=500)
     assert len(one.prompts(pairs)) == 2 * 2
     with pytest.raises(ConfigError, match=r"judge template 't' has no principle 'z'; there are: 'x', 'y'"):
-        Questioner.of(template, judge.questions.tokenizer, principles=["z"], max_length=500)
+        Questioner.of(template, Tokens(judge.questions.medium.tokenizer), principles=["z"], max_length=500)
 
 
 # ---------------------------------------------------------------- templates
@@ -220,8 +220,8 @@ def test_several_principles_are_one_verdict(judge: CausalLmJudge) -> None:
 def test_a_principle_is_named_and_explained(judge: CausalLmJudge) -> None:
     template = load_template("faithful-summary")
     assert list(template.principles) == ["faithfulness", "coverage", "conciseness"]
-    ids = template.prompt(judge.questions.tokenizer, "the text", "one", "two", principle="coverage")
-    said = judge.questions.tokenizer.decode(ids)
+    ids = template.prompt(judge.questions.medium.tokenizer, "the text", "one", "two", principle="coverage")
+    said = judge.questions.medium.tokenizer.decode(ids)
     assert "what matters most in the text" in said
     assert "the principle of 'coverage'" in said
     assert "Summary A: one\n\nSummary B: two\n" in said
