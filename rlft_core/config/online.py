@@ -16,7 +16,7 @@ from rlft_core.config.algorithms import (
     RlooConfig,
 )
 from rlft_core.config.base import Strict
-from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.judge import ApiJudgeConfig, JudgeConfig
 from rlft_core.config.rewards import RewardConfigs, RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig, SamplingConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
@@ -78,8 +78,13 @@ class OnlineStage(Strict):
 
     @property
     def judges(self) -> tuple[JudgeConfig, ...]:
-        """The rewards that are language models which compare."""
+        """The rewards that are language models here, which judge."""
         return tuple(reward for reward in self.rewards if isinstance(reward, JudgeConfig))
+
+    @property
+    def api_judges(self) -> tuple[ApiJudgeConfig, ...]:
+        """The rewards that are judges behind a service."""
+        return tuple(reward for reward in self.rewards if isinstance(reward, ApiJudgeConfig))
 
     @property
     def model_critic(self) -> ModelCriticConfig | None:

@@ -31,7 +31,7 @@ from rlft_core.config.checks import (
     Words,
     distinct_labels,
 )
-from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.judge import ApiJudgeConfig, JudgeConfig
 from rlft_core.config.rewarding import Rewarding
 
 REWARD_FACTS = "rlft_reward.json"
@@ -330,12 +330,13 @@ RewardConfig = Annotated[
     | BertScoreConfig
     | RewardModelConfig
     | JudgeConfig
+    | ApiJudgeConfig
     | CustomConfig,
     Field(discriminator="type"),
 ]
 
 
-ServedConfig = RewardModelConfig | JudgeConfig
+ServedConfig = RewardModelConfig | JudgeConfig | ApiJudgeConfig
 """Rewards that come from actors of their own, not from the reward actor."""
 
 

@@ -11,7 +11,7 @@ from rlft_core.config.algorithms import (
 )
 from rlft_core.config.base import Strict
 from rlft_core.config.edits import CorruptedEditsConfig, EditsConfig, FileEditsConfig, SampledEditsConfig
-from rlft_core.config.judge import JudgeConfig
+from rlft_core.config.judge import JudgingConfig
 from rlft_core.config.negatives import PUBLISHED_KINDS, ModelSamplesConfig, NegativeConfig, NegativeConfigs
 from rlft_core.config.online import OnlineDpoStage, PpoStage
 from rlft_core.config.pairs import JudgeRowsConfig, PairsConfig, SampledPairsConfig
@@ -241,7 +241,7 @@ class EvaluateStage(Strict):
 
     @model_validator(mode="after")
     def _measures_alone(self) -> EvaluateStage:
-        judges = [reward.label for reward in self.rewards if isinstance(reward, JudgeConfig)]
+        judges = [reward.label for reward in self.rewards if isinstance(reward, JudgingConfig)]
         if judges:
             raise ValueError(
                 f"rewards: '{judges[0]}' compares samples with each other, and an evaluation has one of each system; leave it "

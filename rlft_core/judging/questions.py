@@ -27,7 +27,9 @@ _HALF_A_CHARACTER = "\ufffd"
 class Medium(Protocol):
     """How prompts are written, and how long texts are, in tokens or in characters."""
 
-    unit: str
+    @property
+    def unit(self) -> str:
+        """What lengths are counted in, in the plural."""
 
     def labels(self, template: JudgeTemplate) -> tuple[Any, ...]:
         """What the answer may be. Raises JudgeError when the medium cannot tell these apart."""

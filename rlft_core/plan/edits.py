@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
-from rlft_core.config.online import OnlineStage
 from rlft_core.config.pairs import FilePairsConfig
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
@@ -24,7 +23,7 @@ from rlft_core.plan.data import naming
 from rlft_core.rewards.custom import import_function
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 def check_edits(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
@@ -126,29 +125,3 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
                     "longer of rows that nothing was trained on"
                 )
     return warnings
-
-
-def check_judge_labels(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
-    """Every judgement token is one token of the model's tokenizer. Raises JudgeError naming the stage and what it is instead."""
-    for stage in recipe.stages:
-        if isinstance(stage, SftStage) and stage.judge is not None:
-            with naming(f"stages.{stage.name}.judge.template"):
-                load_template(stage.judge.template, base_dir=base_dir).comparing().label_ids(tokenizer)
-        if isinstance(stage, OnlineStage):
-            _check_judges(recipe, stage, tokenizer, base_dir)
-
-
-def _check_judges(recipe: Recipe, stage: OnlineStage, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
-    for judge in stage.judges:
-        with naming(f"stages.{stage.name}.rewards, {judge.label}"):
-            template = load_template(judge.template, base_dir=base_dir)
-            if template.grades and judge.against != "group":
-                raise ConfigError(
-                    f"template '{template.name}' grades each answer by itself, so it is held against nothing; leave "
-                    "out `against`, or take a template that compares"
-                )
-            if recipe.judge_source(stage, judge) is None:  # with a tokenizer of its own, looked at when it starts
-                resolve_model(judge.model)
-            else:
-                template.chosen(judge.principles)
-                template.label_ids(tokenizer)

@@ -15,7 +15,8 @@ from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
-from rlft_core.plan.edits import check_edits, check_judge_labels, check_pairs
+from rlft_core.plan.edits import check_edits, check_pairs
+from rlft_core.plan.judges import check_judges
 from rlft_core.plan.model import FoundModel, check_fits, find_model
 from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
@@ -72,7 +73,7 @@ def _lengths(recipe: Recipe, splits: Splits, model: FoundModel, base_dir: Path) 
     from rlft_core.models.loading import load_tokenizer  # transformers and torch: seconds
 
     tokenizer = load_tokenizer(model.folder, trust_remote_code=recipe.model.trust_remote_code)
-    check_judge_labels(recipe, tokenizer, base_dir)
+    check_judges(recipe, tokenizer, base_dir)
     return check_tokens(recipe, splits, tokenizer, vocab_size=model.size.vocab_size)
 
 

@@ -9,12 +9,10 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import sampling_seed
-from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.online import OnlineStage
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig, ServedConfig
 from rlft_core.data import encode_target
 from rlft_core.errors import ConfigError
-from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts
 from rlft_core.types import Prompt
@@ -26,10 +24,9 @@ from services.learner.saving import promote
 from services.observe.observer import StageObserver
 from services.pipeline.context import RunContext, learner_placement
 from services.pipeline.encoding import encode_prompts
+from services.pipeline.judges import create_judges
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
-from services.rollout.fleet import Fleet
-from services.rollout.judging import JudgePool, Judging
 from services.scoring.reward_models import ModelPool, RewardModelActor
 from services.scoring.scorers import ScorerPool, ScoringActor, Served
 from services.training.loop import run_loop
@@ -87,7 +84,7 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         stage,
         rewards,
         context.base_dir,
-        {judge.label: create_judge(context, stage, judge, fleet) for judge in stage.judges},
+        create_judges(context, stage, fleet),
         policy=start,
         trust_remote_code=recipe.model.trust_remote_code,
     )
@@ -152,7 +149,7 @@ def create_scorers(
     stage: OnlineStage,
     rewards: tuple[RewardConfig, ...],
     search_path: Path,
-    judges: Mapping[str, JudgePool] | None = None,
+    judges: Mapping[str, Served] | None = None,
     *,
     policy: str | None = None,
     trust_remote_code: bool = False,
@@ -188,38 +185,6 @@ def create_scorers(
         start_s=stage.rollout.start_deadline_s,
         deadline_s=stage.rollout.request_deadline_s,
     )
-
-
-def create_judge(context: RunContext, stage: OnlineStage, judge: JudgeConfig, rollouts: Fleet) -> JudgePool:
-    """A judge on engines of its own, which are starting, or on the policy's."""
-    recipe = context.recipe
-    shared = recipe.shares_engines(stage, judge)
-    model = context.judge_model(stage, judge)
-    judging = Judging(
-        judge.label,
-        model,
-        load_template(judge.template, base_dir=context.base_dir),
-        judge.principles,
-        judge.against,
-        judge.all_pairs,
-        judge.rounds,
-        max_length=recipe.model.max_length,
-        plain=shared,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    if shared:
-        return JudgePool(judging, rollouts, shared=True)
-    fleet = create_fleet(
-        recipe,
-        judge.rollout,
-        model,
-        on_gpu=num_gpus_here() > 0,
-        notice=context.notice,
-        lora=False,
-        name=judge.label,
-        frozen=True,
-    )
-    return JudgePool(judging, fleet, shared=False)
 
 
 def _model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:

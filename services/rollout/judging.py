@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -20,7 +20,7 @@ from rlft_core.errors import JudgeError
 from rlft_core.judging.grading import Grader
 from rlft_core.judging.groups import Judged, Rounds, find_winners, group_of, score_against_output, score_within
 from rlft_core.judging.protocol import Comparison, Verdict
-from rlft_core.judging.questions import Asking, Questioner, Tokens
+from rlft_core.judging.questions import Asking, Medium, Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.given import GivenScores
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 TOURNAMENT = "tournament"
 """Find the best of a group: it has the score 1, the others 0."""
-Ask = Callable[[Sequence[list[int]], tuple[int, ...]], Awaitable[np.ndarray]]
-"""Prompts and label ids -> [prompts, labels] log-probs of the labels as the next token."""
+Ask = Callable[[Sequence[Any], tuple[Any, ...]], Awaitable[np.ndarray]]
+"""Prompts and labels -> [prompts, labels] log-probs of the labels as what comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,13 @@ class Judging:
     plain: bool
     trust_remote_code: bool
 
-    def asking(self) -> Asking:
-        """What is asked: a Grader for a template that grades, else a Questioner. Raises ConfigError or JudgeError."""
-        tokenizer = load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
+    def asking(self, medium: Medium | None = None) -> Asking:
+        """What is asked, by default of a model with the tokenizer of `model`: a Grader for a template that grades, else a
+        Questioner. Raises ConfigError or JudgeError."""
+        medium = medium or Tokens(load_tokenizer(self.model, trust_remote_code=self.trust_remote_code))
         kind = Grader if self.template.grades else Questioner
         # One place is the label's.
-        return kind.of(self.template, Tokens(tokenizer), principles=self.principles, max_length=self.max_length - 1)
+        return kind.of(self.template, medium, principles=self.principles, max_length=self.max_length - 1)
 
     def rounds_of(self, group: RolloutGroup) -> Rounds[list[Judged]]:
         """The comparisons of one group. Who meets whom depends on its own seed alone."""
@@ -110,9 +111,7 @@ async def _verdicts(asked: Sequence[Comparison], questioner: Questioner, ask: As
     return questioner.verdicts(asked, chances)
 
 
-async def _probabilities(
-    prompts: Sequence[list[int]], labels: tuple[int, ...], ask: Ask, row_id: str
-) -> list[list[float]]:
+async def _probabilities(prompts: Sequence[Any], labels: tuple[Any, ...], ask: Ask, row_id: str) -> list[list[float]]:
     """[prompts, labels]"""
     if not prompts:
         return []

@@ -17,7 +17,7 @@ from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import load_template, parse_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.tiny import make_tiny_model
-from rlft_core.plan.edits import check_judge_labels
+from rlft_core.plan.judges import check_judges
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row
 from services.rollout.judging import Judging, judged
 
@@ -115,4 +115,4 @@ def test_grades_are_held_against_nothing(model: str, tmp_path: Path) -> None:
     stages = [{"type": "ppo", "rewards": [judge]}]
     recipe = parse_recipe({"model": {"name": model}, "data": {"train": "rows.jsonl"}, "stages": stages})
     with pytest.raises(ConfigError, match=r"stages.ppo.rewards, judge.*held against nothing; leave out `against`"):
-        check_judge_labels(recipe, load_tokenizer(model), tmp_path)
+        check_judges(recipe, load_tokenizer(model), tmp_path)

@@ -17,7 +17,7 @@ from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts
 from rlft_core.models.tiny import make_tiny_model
 from rlft_core.plan import Plan, make_plan
-from rlft_core.plan.edits import check_judge_labels
+from rlft_core.plan.judges import check_judges
 from services.pipeline.record import fingerprints
 from services.pipeline.stage_online import check_tokenizers
 from tests.unit.plan.parts import LAPTOP, recipe_in
@@ -198,8 +198,8 @@ def test_a_model_that_learns_to_judge_is_checked(base: Path) -> None:
 def test_labels_that_are_no_single_tokens_are_found_by_the_check(base: Path) -> None:
     tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
     pairs = write(base, PAIR, name="pairs.jsonl")
-    check_judge_labels(judged(base, pairs), tokenizer, base)
+    check_judges(judged(base, pairs), tokenizer, base)
     own = "user: '{context} {response_a} {response_b}'\nlabels: [the former answer, the latter answer]\n"
     (base / "own.yaml").write_text(own)
     with pytest.raises(JudgeError, match=r"stages\.sft\.judge\.template: .*no 2 single tokens"):
-        check_judge_labels(judged(base, pairs, template="own.yaml"), tokenizer, base)
+        check_judges(judged(base, pairs, template="own.yaml"), tokenizer, base)
