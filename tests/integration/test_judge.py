@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from services.rollout.engine import EngineSettings
 from services.rollout.fleet import Fleet, FleetLimits
 from services.rollout.judging import JudgePool, Judging
 from tests.integration.support import finish_run, kill, metrics_of, ppo, recipe_content, recipe_of, rows, write_rows
+from tests.unit.judging.test_api_judge import Service, longer, said
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
@@ -180,3 +182,32 @@ def test_ppo_against_the_policys_own_start(tmp_path: Path, tiny_model: Path, lor
         place = (sample["step"], sample["id"])
         by_row[place] = by_row.get(place, 0.0) + sample["breakdown"]["judge"]
     assert list(by_row.values()) == pytest.approx([2.0] * 8, abs=1e-4)
+
+
+def test_ppo_against_a_service_whose_replies_are_bought_once(tmp_path: Path, tiny_model: Path) -> None:
+    service = Service()
+    thread = threading.Thread(target=service.server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        write_rows(tmp_path)
+        (tmp_path / "judge.yaml").write_text(
+            json.dumps({"user": "{context}@{response_a}@{response_b}@", "labels": ["A", "B"]})
+        )
+        judge = {"type": "api_judge", "name": "oracle", "url": service.url, "model": "m", "template": "judge.yaml"}
+        content = recipe_content(tiny_model, ppo(num_steps=2, rewards=[judge]), dtype="float32")
+        (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+        finish_run(tmp_path)
+        bought, steps = len(service.bodies), metrics_of(tmp_path / "runs" / "run", "ppo")
+        assert bought == 1 + sum(step["reward/oracle/asked"] * 16 for step in steps)  # one asks whether it is there
+        assert all(step["reward/oracle"] == pytest.approx(0.5, abs=1e-6) for step in steps)
+        finish_run(tmp_path, "stages.ppo.log_samples_every=7")  # done again, but for what was bought
+        assert len(service.bodies) == bought + 1
+        # One that babbles fails the run by its name, and no sample gets a 0 for it.
+        service.answer = lambda body: said("no idea") if "@" in body["messages"][-1]["content"] else longer(body)
+        (tmp_path / "runs" / "run" / "judge-cache.sqlite").unlink()
+        with pytest.raises(AssertionError, match=r"judge 'oracle' \(m at .*said 'no idea'"):
+            finish_run(tmp_path, "stages.ppo.log_samples_every=8")
+    finally:
+        service.server.shutdown()
+        service.server.server_close()
+        thread.join(10)
