@@ -14,6 +14,7 @@ from rlft_core.config.training import OptimizerConfig
 from rlft_core.data import Splits
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
+from rlft_core.plan.copies import copies_note
 from rlft_core.plan.data import check_negatives, check_stage_rewards, check_template, check_tokens, rows_used
 from rlft_core.plan.edits import check_edits, check_pairs
 from rlft_core.plan.judges import check_judges
@@ -139,6 +140,9 @@ def _row_notes(recipe: Recipe, splits: Splits) -> list[str]:
                 f"stages.{stage.name} first runs {stage.rollout.num_engines} engine(s) to sample the model, and ends them before "
                 "its learner starts"
             )
+        judging = copies_note(recipe, stage) if isinstance(stage, OnlineStage) else None
+        if judging is not None:
+            notes.append(judging)
         if isinstance(stage, EvaluateStage):
             num_rows = len(rows_used(stage, splits))
             if num_rows < 30:

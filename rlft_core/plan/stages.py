@@ -157,7 +157,7 @@ def _learner(recipe: Recipe, stage: TrainingStage, size: ModelSize | None, avail
             compute_bytes=VALUE_BYTES[recipe.model.dtype],
             num_positions=max(learner.max_row_tokens, learner.max_batch_tokens),
             checkpointing=learner.gradient_checkpointing,
-            has_reference=_has_reference(recipe, stage),
+            has_reference=has_reference(recipe, stage),
             has_critic=isinstance(stage, OnlineStage) and stage.model_critic is not None,
         )
     return Actor("learner rank", learner.num_ranks, learner.cpus_per_rank, int(on_gpu), memory)
@@ -201,7 +201,7 @@ def _num_trainable(recipe: Recipe, stage: TrainingStage, size: ModelSize) -> int
     )
 
 
-def _has_reference(recipe: Recipe, stage: TrainingStage) -> bool:
+def has_reference(recipe: Recipe, stage: TrainingStage) -> bool:
     """Whether a second, frozen copy is held. Adapters need none: the reference is the network without them."""
     if not isinstance(stage, OnlineStage | DpoStage) or recipe.model.lora is not None:
         return False
