@@ -53,3 +53,5 @@ class JudgeRowsConfig(Strict):
     """Which texts are preferred to which."""
     template: str = "helpful-harmless"
     """How a comparison is put: `helpful-harmless`, `instruction-following`, `faithful-summary`, `better-answer`, or a file."""
+    imitate: bool = True
+    """Learn the rows' outputs beside the comparisons; `false` makes a model that only judges."""

@@ -30,7 +30,8 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
     )
     with context.observer.stage(stage.name, num_steps=stage.num_steps) as observe:
         if stage.judge is not None:
-            train += await _comparisons(context, stage, stage.judge, start)
+            comparisons = await _comparisons(context, stage, stage.judge, start)
+            train = train + comparisons if stage.judge.imitate else comparisons
         await train_on_rows(context, stage, entry.sft, observe, train=train, validation=validation)
 
 
@@ -49,5 +50,6 @@ async def _comparisons(context: RunContext, stage: SftStage, config: JudgeRowsCo
         )
     for reason, count in skipped.items():
         context.notice(f"{stage.name}: {count} {reason} take no part")
-    context.observer.terminal.line(f"{stage.name}: {len(rows)} comparisons are learned beside the outputs")
+    beside = " beside the outputs" if config.imitate else ", and nothing else"
+    context.observer.terminal.line(f"{stage.name}: {len(rows)} comparisons are learned{beside}")
     return list(rows)
