@@ -27,6 +27,14 @@ class FilePairsConfig(Strict):
     """Column with the preferred answer."""
     rejected_field: str = "rejected"
     """Column with the other answer."""
+    rationale_fields: tuple[str, str] | None = None
+    """Columns that say why, of the preferred and of the other answer; only for learning to judge, where they are learned behind
+    the judgement."""
+
+    @property
+    def fields_needed(self) -> tuple[str, ...]:
+        """Columns that must be texts besides the answers."""
+        return self.rationale_fields or ()
 
 
 class SampledPairsConfig(Strict):

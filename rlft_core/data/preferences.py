@@ -42,10 +42,11 @@ def load_preferences(
     prompt_field: str = "prompt",
     chosen_field: str = "chosen",
     rejected_field: str = "rejected",
+    needed: Sequence[str] = (),
     split: str | None = None,
     base_dir: Path | None = None,
 ) -> Preferences:
-    """Read and check the pairs of a file or hub data set (`hf:org/name`).
+    """Read and check the pairs of a file or hub data set (`hf:org/name`); the columns `needed` must be texts too.
 
     Raises DataError naming the file, the row counted from 1, the field, and what to do; also when no pair is left.
     """
@@ -69,6 +70,11 @@ def load_preferences(
         if chosen.strip() == rejected.strip():
             num_equal += 1
             continue
+        for column in needed:
+            if not isinstance(record.values.get(column), str):
+                raise DataError(
+                    f"{place}: field '{column}' is missing or no text. The row has {', '.join(sorted(record.values))}."
+                )
         fields = {**record.values, "input": prompt, "output": chosen}
         pairs.append(PreferencePair(Row(f"{stem}:{record.number}", prompt, chosen, fields), rejected))
     if not pairs:

@@ -1,7 +1,8 @@
 """Preference pairs as rows that teach a model to judge: both orders of every pair, for every principle of a template.
 
 The target of such a row is the judgement token alone, without an EOS (Lee et al. 2024, arXiv 2402.11253), so that the same
-supervised step that imitates outputs learns to judge them.
+supervised step that imitates outputs learns to judge them. Reasons, where there are any, follow the judgement, and an EOS
+follows them: a judge is still read by one token.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlft_core.data.encode import encode_target
 from rlft_core.judging.template import JudgeTemplate
 from rlft_core.negatives.types import Contrast
+from rlft_core.types import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,9 +31,11 @@ def judge_rows(
     *,
     max_length: int,
     skipped: Counter[str],
+    rationale_fields: tuple[str, str] | None = None,
 ) -> list[JudgeRow]:
     """Rows for every pair of a row's output and one of its negatives; those that are too long are counted in `skipped`.
 
+    `rationale_fields`: columns of a contrast's row with the reasons for its output and against the negative.
     A pair is left out in both orders or in none, so that neither label is the more frequent one. Raises JudgeError when a
     label is no single token.
     """
@@ -44,8 +49,25 @@ def judge_rows(
                 prompts = [
                     template.prompt(tokenizer, contrast.row.input, *order, principle=principle) for order in orders
                 ]
-                if max(map(len, prompts)) >= max_length:
-                    skipped[TOO_LONG] += len(prompts)
+                rows = [
+                    (prompt, [label, *reasons])
+                    for prompt, label, reasons in zip(
+                        prompts, labels, _reasons(contrast.row, template, tokenizer, rationale_fields), strict=True
+                    )
+                ]
+                if max(len(prompt) + len(target) for prompt, target in rows) > max_length:
+                    skipped[TOO_LONG] += len(rows)
                 else:
-                    found += [(prompt, [label]) for prompt, label in zip(prompts, labels, strict=True)]
+                    found += rows
     return found
+
+
+def _reasons(
+    row: Row, template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, fields: tuple[str, str] | None
+) -> tuple[list[int], list[int]]:
+    """What follows the label in each order."""
+    if fields is None:
+        return [], []
+    good, bad = (str(row.fields[field]) for field in fields)
+    first, second = (encode_target(tokenizer, template.reasons(*order)) for order in ((good, bad), (bad, good)))
+    return first, second

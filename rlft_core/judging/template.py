@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 _COMPARES = ("context", "response_a", "response_b")
 _GRADES = ("context", "response")
-_KEYS = frozenset({"principles", "system", "user", "answer", "labels"})
+_KEYS = frozenset({"principles", "system", "user", "answer", "labels", "rationale"})
+_REASONS = ("rationale_a", "rationale_b")
 NO_PRINCIPLE = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeTemplate:
     """`user` and `system` have placeholders {context}, {response_a}, {response_b}, {principle} and {principle_text};
-    `answer` is how the assistant's turn begins; `labels` are what it may go on with. `principles` by name.
+    `answer` is how the assistant's turn begins; `labels` are what it may go on with. `principles` by name. `rationale`, with
+    {rationale_a} and {rationale_b}, follows the label where a model learns to say why; nobody waits for it when judging.
 
     With {response} in the place of {response_a} and {response_b} it grades one response, and `labels` rise."""
 
@@ -43,6 +45,7 @@ class JudgeTemplate:
     labels: tuple[str, ...]
     system: str | None = None
     principles: Mapping[str, str] = field(default_factory=lambda: {NO_PRINCIPLE: ""})
+    rationale: str | None = None
 
     @property
     def grades(self) -> bool:
@@ -88,6 +91,14 @@ class JudgeTemplate:
         system = render(self.system, row) if self.system is not None else None
         ids = encode_prompt(tokenizer, row, system=system, template=self.user, chat=True)
         return [*ids, *tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True)]
+
+    def reasons(self, first: str, second: str) -> str:
+        """What follows the label where reasons are learned; nothing without a `rationale`."""
+        return (
+            render(self.rationale, Row("", "", "", dict(zip(_REASONS, (first, second), strict=True))))
+            if self.rationale
+            else ""
+        )
 
     def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Token ids of the labels after `answer`. Raises JudgeError naming what the tokenizer makes of them instead."""
@@ -138,6 +149,9 @@ def parse_template(name: str, content: Any) -> JudgeTemplate:
     if (number < 2 if grades else number != 2) or not all(isinstance(label, str) and label for label in labels):
         wanted = 'texts from worst to best, such as ["1", "2", "3"]' if grades else 'two texts, such as [" A", " B"]'
         raise ConfigError(f"{where}: labels must be {wanted} (got {labels!r})")
+    rationale = content.get("rationale")
+    if rationale is not None and not set(_REASONS) <= _places(str(rationale), None):
+        raise ConfigError(f"{where}: rationale needs {{rationale_a}} and {{rationale_b}}")
     principles = content.get("principles") or {NO_PRINCIPLE: ""}
     if not isinstance(principles, Mapping) or not all(isinstance(text, str) for text in principles.values()):
         raise ConfigError(f"{where}: principles must be texts by name (got {principles!r:.80})")
@@ -156,6 +170,7 @@ def parse_template(name: str, content: Any) -> JudgeTemplate:
         tuple(labels),
         None if content.get("system") is None else str(content["system"]),
         {str(key): text for key, text in principles.items()},
+        None if rationale is None else str(rationale),
     )
 
 

@@ -102,7 +102,12 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
         key = f"stages.{stage.name}.{'judge.pairs' if isinstance(stage, SftStage) else 'pairs'}"
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
-                load_template(stage.judge.template, base_dir=base_dir)
+                template = load_template(stage.judge.template, base_dir=base_dir).comparing()
+                if isinstance(config, FilePairsConfig) and config.rationale_fields and template.rationale is None:
+                    raise ConfigError(
+                        f"judge template '{template.name}' has no `rationale`, and pairs.rationale_fields are given; write a template "
+                        "with one, or leave them out"
+                    )
         if not isinstance(config, FilePairsConfig):
             continue
         for side, source in {"train": config.train, "validation": config.validation}.items():
@@ -114,6 +119,7 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
                     prompt_field=config.prompt_field,
                     chosen_field=config.chosen_field,
                     rejected_field=config.rejected_field,
+                    needed=config.fields_needed,
                     base_dir=base_dir,
                 )
                 for pair in found.pairs:

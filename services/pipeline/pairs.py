@@ -35,6 +35,7 @@ def _from_file(context: RunContext, stage: SftStage | DpoStage, config: FilePair
         prompt_field=config.prompt_field,
         chosen_field=config.chosen_field,
         rejected_field=config.rejected_field,
+        needed=config.fields_needed,
         split=side if source.startswith(HUB_PREFIX) else None,
         base_dir=context.base_dir,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from rlft_core.config.pairs import JudgeRowsConfig
+from rlft_core.config.pairs import FilePairsConfig, JudgeRowsConfig
 from rlft_core.config.stages import SftStage
 from rlft_core.errors import DataError
 from rlft_core.judging.rows import judge_rows
@@ -42,7 +42,10 @@ async def _comparisons(context: RunContext, stage: SftStage, config: JudgeRowsCo
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
     skipped: Counter[str] = Counter()
     limit = context.recipe.model.max_length
-    rows = await asyncio.to_thread(judge_rows, pairs, template, tokenizer, max_length=limit, skipped=skipped)
+    fields = config.pairs.rationale_fields if isinstance(config.pairs, FilePairsConfig) else None
+    rows = await asyncio.to_thread(
+        judge_rows, pairs, template, tokenizer, max_length=limit, skipped=skipped, rationale_fields=fields
+    )
     if not rows:
         raise DataError(
             f"stages.{stage.name}.judge: none of the comparisons of {len(pairs)} pairs fits into model.max_length ({limit}); "

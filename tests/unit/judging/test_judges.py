@@ -254,6 +254,29 @@ def test_pairs_become_rows_in_both_orders() -> None:
     assert (short, skipped) == ([], {TOO_LONG: 8})
 
 
+def test_reasons_follow_the_judgement_and_do_not_move_it() -> None:
+    tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
+    template = load_template("better-answer")
+    row = Row("r", "task", "a tool", {"good": "says {rationale_b} it all", "bad": "is vague"})
+    contrast = Contrast(row, (Negative("rejected", "no tool"),))
+    skipped: Counter[str] = Counter()
+    plain = judge_rows([contrast], template, tokenizer, max_length=400, skipped=skipped)
+    found = judge_rows(
+        [contrast], template, tokenizer, max_length=400, skipped=skipped, rationale_fields=("good", "bad")
+    )
+    assert [prompt for prompt, _ in found] == [prompt for prompt, _ in plain]
+    assert [target[:1] for _, target in found] == [target for _, target in plain]
+    (_, first), (_, second) = found
+    good, bad = "says {rationale_b} it all", "is vague"
+    assert tokenizer.decode(first[1:-1]) == f"\n\nEvaluation of Answer A: {good}\n\nEvaluation of Answer B: {bad}"
+    assert tokenizer.decode(second[1:-1]) == f"\n\nEvaluation of Answer A: {bad}\n\nEvaluation of Answer B: {good}"
+    assert first[-1] == second[-1] == tokenizer.eos_token_id
+    longest = max(len(prompt) + len(target) for prompt, target in found)
+    keys: dict[str, Any] = {"skipped": skipped, "rationale_fields": ("good", "bad")}
+    assert len(judge_rows([contrast], template, tokenizer, max_length=longest, **keys)) == 2
+    assert judge_rows([contrast], template, tokenizer, max_length=longest - 1, **keys) == []
+
+
 class _Letters:
     """A tokenizer that has no token for B."""
 

@@ -195,6 +195,22 @@ def test_a_model_that_learns_to_judge_is_checked(base: Path) -> None:
     assert any("stages.sft first runs 1 engine(s)" in note for note in found.notes)
 
 
+def test_reasons_need_their_columns_and_a_template_that_has_a_place_for_them(base: Path) -> None:
+    pairs = write(base, {**PAIR, "why": "short", "why_not": "long"}, name="pairs.jsonl")
+    given = {**pairs, "rationale_fields": ["why", "why_not"]}
+    make_plan(judged(base, given), base_dir=base, available=LAPTOP, encode=False)
+    with pytest.raises(DataError, match=r"judge\.pairs\.train: .*field 'whynot' is missing or no text"):
+        make_plan(
+            judged(base, {**pairs, "rationale_fields": ["why", "whynot"]}),
+            base_dir=base,
+            available=LAPTOP,
+            encode=False,
+        )
+    (base / "own.yaml").write_text("user: '{context} {response_a} {response_b}'\nlabels: [' A', ' B']\n")
+    with pytest.raises(ConfigError, match=r"'own\.yaml' has no `rationale`"):
+        make_plan(judged(base, given, template="own.yaml"), base_dir=base, available=LAPTOP, encode=False)
+
+
 def test_labels_that_are_no_single_tokens_are_found_by_the_check(base: Path) -> None:
     tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
     pairs = write(base, PAIR, name="pairs.jsonl")
