@@ -72,9 +72,8 @@ def load_preferences(
             continue
         for column in needed:
             if not isinstance(record.values.get(column), str):
-                raise DataError(
-                    f"{place}: field '{column}' is missing or no text. The row has {', '.join(sorted(record.values))}."
-                )
+                there = ", ".join(sorted(record.values))
+                raise DataError(f"{place}: field '{column}' is missing or no text. The row has {there}.")
         fields = {**record.values, "input": prompt, "output": chosen}
         pairs.append(PreferencePair(Row(f"{stem}:{record.number}", prompt, chosen, fields), rejected))
     if not pairs:

@@ -94,11 +94,8 @@ class JudgeTemplate:
 
     def reasons(self, first: str, second: str) -> str:
         """What follows the label where reasons are learned; nothing without a `rationale`."""
-        return (
-            render(self.rationale, Row("", "", "", dict(zip(_REASONS, (first, second), strict=True))))
-            if self.rationale
-            else ""
-        )
+        row = Row("", "", "", dict(zip(_REASONS, (first, second), strict=True)))
+        return render(self.rationale, row) if self.rationale is not None else ""
 
     def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Token ids of the labels after `answer`. Raises JudgeError naming what the tokenizer makes of them instead."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
-from rlft_core.config.pairs import FilePairsConfig
+from rlft_core.config.pairs import FilePairsConfig, JudgeRowsConfig
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
 from rlft_core.data import Splits, render
@@ -102,12 +102,7 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
         key = f"stages.{stage.name}.{'judge.pairs' if isinstance(stage, SftStage) else 'pairs'}"
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
-                template = load_template(stage.judge.template, base_dir=base_dir).comparing()
-                if isinstance(config, FilePairsConfig) and config.rationale_fields and template.rationale is None:
-                    raise ConfigError(
-                        f"judge template '{template.name}' has no `rationale`, and pairs.rationale_fields are given; write a template "
-                        "with one, or leave them out"
-                    )
+                _check_template(stage.judge, base_dir)
         if not isinstance(config, FilePairsConfig):
             continue
         for side, source in {"train": config.train, "validation": config.validation}.items():
@@ -131,3 +126,14 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
                     "longer of rows that nothing was trained on"
                 )
     return warnings
+
+
+def _check_template(judge: JudgeRowsConfig, base_dir: Path) -> None:
+    """It compares, and has a place for reasons where there are any."""
+    template = load_template(judge.template, base_dir=base_dir).comparing()
+    reasons = isinstance(judge.pairs, FilePairsConfig) and judge.pairs.rationale_fields is not None
+    if reasons and template.rationale is None:
+        raise ConfigError(
+            f"judge template '{template.name}' has no `rationale`, and pairs.rationale_fields are given; write a template with "
+            "one, or leave them out"
+        )

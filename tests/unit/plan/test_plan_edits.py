@@ -207,7 +207,7 @@ def test_reasons_need_their_columns_and_a_template_that_has_a_place_for_them(bas
             encode=False,
         )
     (base / "own.yaml").write_text("user: '{context} {response_a} {response_b}'\nlabels: [' A', ' B']\n")
-    with pytest.raises(ConfigError, match=r"'own\.yaml' has no `rationale`"):
+    with pytest.raises(ConfigError, match=r"own\.yaml' has no `rationale`"):
         make_plan(judged(base, given, template="own.yaml"), base_dir=base, available=LAPTOP, encode=False)
 
 
