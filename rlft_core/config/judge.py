@@ -11,6 +11,8 @@ from rlft_core.config.rollout import RolloutConfig
 
 START = "start"
 """The name of the model that a stage starts from, where a judge is wanted."""
+POLICY = "policy"
+"""The name of the policy as it is at each step."""
 
 
 class JudgingConfig(Rewarding):
@@ -41,8 +43,9 @@ class JudgeConfig(JudgingConfig):
     type: Literal["judge"] = "judge"
     """Which reward this is."""
     model: str = Field(default=START, min_length=1)
-    """`start`: the frozen model that the stage starts from. Or an earlier stage, `base`, a model folder or a hub id. With
-    model.lora, `start` judges on the rollout engines, their adapter off: no further copy of the model."""
+    """`start`: the frozen model that the stage starts from. `policy`: the policy as it is at each step, on its engines. Or an
+    earlier stage, `base`, a model folder or a hub id. With model.lora, `start` judges on the rollout engines too, their
+    adapter off: no further copy of the model."""
     rollout: RolloutConfig = RolloutConfig()
     """Engines of its own, where it needs them."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from rlft_core.config.base import Strict
 from rlft_core.config.data import DataConfig
-from rlft_core.config.judge import START, JudgeConfig
+from rlft_core.config.judge import POLICY, START, JudgeConfig
 from rlft_core.config.model import ModelConfig
 from rlft_core.config.online import OnlineStage
 from rlft_core.config.rewards import RewardModelConfig
@@ -86,6 +86,8 @@ class Recipe(Strict):
             if source not in policies:
                 raise ValueError(f"{where}: '{source}' is no earlier training stage; there are: {', '.join(policies)}")
         if isinstance(stage, EvaluateStage | OnlineStage):
+            if isinstance(stage, OnlineStage):
+                _check_policy_judges(where, stage)
             self._check_reward_models(where, stage, [s.name for s in earlier if isinstance(s, RewardModelStage)])
         if isinstance(stage, EvaluateStage):
             held_out = self.data.test if stage.split == "test" else self.data.validation
@@ -194,18 +196,31 @@ class Recipe(Strict):
 
     def judge_source(self, stage: OnlineStage, judge: JudgeConfig) -> str | None:
         """Name of the stage whose model judges, or `base`; None for a folder or hub id."""
-        if judge.model == START:
+        if judge.model in (START, POLICY):
             return self.start_of(stage)
         names = [BASE, *(s.name for s in self._before(stage) if isinstance(s, PolicyStage))]
         return judge.model if judge.model in names else None
 
     def shares_engines(self, stage: OnlineStage, judge: JudgeConfig) -> bool:
-        """Whether a judge is what the rollout engines hold: the start, or the policy without its adapter."""
+        """Whether a judge is what the rollout engines hold: the policy, with or without its adapter, or the start."""
+        if judge.model == POLICY:
+            return True
         holds_start = self.model.lora is not None or stage.samples_start
         return holds_start and self.judge_source(stage, judge) == self.start_of(stage)
 
     def _before(self, stage: StageConfig | OnlineStage) -> tuple[StageConfig, ...]:
         return self.stages[: [other.name for other in self.stages].index(stage.name)]
+
+
+def _check_policy_judges(where: str, stage: OnlineStage) -> None:
+    """A policy that judges must be one policy while it does, and must be there. Raises ValueError."""
+    judges = [judge.label for judge in stage.judges if judge.model == POLICY]
+    if judges and (stage.max_lag or stage.samples_start):
+        reason = "sample_from: start" if stage.samples_start else f"max_lag {stage.max_lag}"
+        told = "no engine holds it" if stage.samples_start else "it would change while it judges"
+        raise ValueError(
+            f"{where}: judge '{judges[0]}' is the policy itself, and with {reason} {told}; take model: start"
+        )
 
 
 def _feature_that_validates(stage: TrainingStage) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray
 
-from rlft_core.config.judge import ApiJudgeConfig, JudgeConfig, JudgingConfig
+from rlft_core.config.judge import POLICY, ApiJudgeConfig, JudgeConfig, JudgingConfig
 from rlft_core.config.online import OnlineStage
 from rlft_core.errors import ConfigError
 from rlft_core.judging.template import load_template
@@ -46,7 +46,7 @@ def create_judge(context: RunContext, stage: OnlineStage, judge: JudgeConfig, ro
         model,
         context.base_dir,
         max_length=recipe.model.max_length,
-        plain=shared,
+        plain=shared and judge.model != POLICY,
         trust_remote_code=recipe.model.trust_remote_code,
     )
     if shared:

@@ -157,11 +157,13 @@ def test_an_engine_says_what_the_model_says(tiny_model: Path) -> None:
         assert value[1]["entropy"] == pytest.approx(verdict.entropy, abs=1e-4)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4}])
-def test_ppo_against_the_policys_own_start(tmp_path: Path, tiny_model: Path, lora: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize(("lora", "who"), [(None, "start"), ({"rank": 4}, "start"), (None, "policy")])
+def test_ppo_against_the_policys_own_start_or_itself(
+    tmp_path: Path, tiny_model: Path, lora: dict[str, Any] | None, who: str
+) -> None:
     write_rows(tmp_path)
     rollout = ppo()["rollout"]
-    judge = {"type": "judge", "template": "judge.yaml", "rollout": rollout}
+    judge = {"type": "judge", "model": who, "template": "judge.yaml", "rollout": rollout}
     content = recipe_content(tiny_model, ppo(num_steps=2, rewards=[judge]), dtype="float32")
     content["model"] |= {"max_length": 320, "lora": lora}
     content["stages"][0]["learner"]["max_row_tokens"] = 512

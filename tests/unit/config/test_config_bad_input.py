@@ -108,6 +108,18 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         ("samples_per_prompt is 1", "at least 2"),
     ),
     (
+        "a judge that changes while it judges",
+        recipe(stages=[{"type": "online_dpo", "max_lag": 1, "rewards": [{"type": "judge", "model": "policy"}]}]),
+        ("judge 'judge' is the policy itself", "max_lag 1 it would change", "model: start"),
+    ),
+    (
+        "a judge that no engine holds",
+        recipe(
+            stages=[{"type": "online_dpo", "sample_from": "start", "rewards": [{"type": "judge", "model": "policy"}]}]
+        ),
+        ("judge 'judge' is the policy itself", "sample_from: start no engine holds it"),
+    ),
+    (
         "watch of engines that hold the start",
         recipe(stages=[{"type": "online_dpo", "sample_from": "start", "watch": {"every": 2}}]),
         ("watch looks at what the engines hold", "leave out one"),

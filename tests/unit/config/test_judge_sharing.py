@@ -21,6 +21,7 @@ from rlft_core.plan.stages import own_judges
         ({"lora": {}}, {}, "sft", True),  # the start by its name
         ({}, {"sample_from": "start"}, "start", True),  # engines that keep the start
         ({}, {"sample_from": "start"}, "base", False),
+        ({}, {}, "policy", True),
     ],
 )
 def test_a_judge_needs_engines_of_its_own_unless_the_rollout_engines_hold_it(
