@@ -11,12 +11,15 @@ from rlft_core.errors import DataError
 from rlft_core.judging.rows import judge_rows
 from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
+from rlft_core.negatives import Contrast
 from rlft_core.updates.sft import Pair
 from services.learner import entry
 from services.pipeline.context import RunContext
 from services.pipeline.encoding import encode_pairs
 from services.pipeline.follow import train_on_rows
+from services.pipeline.judge_report import RESULT, held_out_report, told
 from services.pipeline.pairs import pairs_of
+from services.pipeline.record import write_json
 
 
 async def run_sft(context: RunContext, stage: SftStage) -> None:
@@ -29,15 +32,22 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
         for source, rows in splits.items()
     )
     with context.observer.stage(stage.name, num_steps=stage.num_steps) as observe:
+        held_out: list[Contrast] = []
         if stage.judge is not None:
-            comparisons = await _comparisons(context, stage, stage.judge, start)
+            comparisons, held_out = await _comparisons(context, stage, stage.judge, start)
             train = train + comparisons if stage.judge.imitate else comparisons
         await train_on_rows(context, stage, entry.sft, observe, train=train, validation=validation)
+        if stage.judge is not None and any(contrast.negatives for contrast in held_out):
+            found = await held_out_report(context, stage, stage.judge, held_out)
+            write_json(context.stage_folder(stage.name) / RESULT, found)
+            context.observer.terminal.line(told(stage.name, found))
 
 
-async def _comparisons(context: RunContext, stage: SftStage, config: JudgeRowsConfig, start: str) -> list[Pair]:
-    """Rows of comparisons, to be learned beside the outputs. Raises DataError when none fits."""
-    pairs, _ = await pairs_of(context, stage, config.pairs, start)
+async def _comparisons(
+    context: RunContext, stage: SftStage, config: JudgeRowsConfig, start: str
+) -> tuple[list[Pair], list[Contrast]]:
+    """Rows of comparisons, to be learned beside the outputs, and pairs to measure on. Raises DataError when none fits."""
+    pairs, held_out = await pairs_of(context, stage, config.pairs, start)
     template = load_template(config.template, base_dir=context.base_dir)
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
     skipped: Counter[str] = Counter()
@@ -55,4 +65,4 @@ async def _comparisons(context: RunContext, stage: SftStage, config: JudgeRowsCo
         context.notice(f"{stage.name}: {count} {reason} take no part")
     beside = " beside the outputs" if config.imitate else ", and nothing else"
     context.observer.terminal.line(f"{stage.name}: {len(rows)} comparisons are learned{beside}")
-    return list(rows)
+    return list(rows), held_out

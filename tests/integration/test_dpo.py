@@ -54,6 +54,10 @@ def test_pairs_become_a_policy(tmp_path: Path, tiny_model: Path) -> None:
     run = tmp_path / "runs" / "run"
     assert "1 pairs have no winner and are left out" in told
     assert "judging: 24 comparisons are learned beside the outputs" in told
+    judge = json.loads((run / "stages" / "judging" / "judge.json").read_text())
+    assert (judge["num_pairs"], judge["num_truncated"]) == (8, 0)
+    assert 0.0 <= judge["accuracy"]["low"] <= judge["accuracy"]["mean"] <= judge["accuracy"]["high"] <= 1.0
+    assert f"judging: of 8 held-out pairs it prefers the better text in {judge['accuracy']['mean']:.1%}" in told
     for name in ("sampled", "filed"):
         assert steps_of(run, name) == [0, 1, 2, 3]
         metrics = metrics_of(run, name)
