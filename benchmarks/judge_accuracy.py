@@ -1,7 +1,9 @@
-"""How well models judge held-out pairs: a row's own output against what a model wrote for it.
+"""How well models judge held-out pairs: a row's own output against what a model wrote for it, or pairs of a file.
 
     python -m benchmarks.judge_accuracy recipes/R.yaml --samples runs/R/stages/S/samples.jsonl --template faithful-summary \
         --judge untuned=base --judge jsft=runs/R/stages/jsft/model --judge reward=runs/R/stages/reward_model/model
+
+    python -m benchmarks.judge_accuracy --pairs pairs-test.jsonl --template moral.yaml --judge untuned=base --judge ...
 
 Judges are language models, asked in both orders for every principle of the template, or reward models. Only rows of the
 recipe's validation split that have samples are used.
@@ -17,6 +19,7 @@ from typing import Any
 
 from rlft_core.config.load import load_recipe
 from rlft_core.config.rewards import REWARD_FACTS
+from rlft_core.data.preferences import load_preferences
 from rlft_core.data.prepare import rows_of
 from rlft_core.evaluation.judges import judge_report
 from rlft_core.judging.causal_lm import CausalLmJudge
@@ -42,20 +45,35 @@ def reports(source: str, template_name: str, pairs: Sequence[Comparison]) -> dic
     return found
 
 
+def pairs_of_run(recipe_path: Path, samples_path: Path) -> list[Comparison]:
+    """Outputs of validation rows against the first sample of each."""
+    recipe, samples = load_recipe(recipe_path), read_samples(samples_path)
+    rows = [row for row in rows_of(recipe.data, Path.cwd(), recipe.seed).validation if samples.get(row.id)]
+    return [Comparison(row, Answer(row.output), Answer(*samples[row.id][0])) for row in rows]
+
+
+def pairs_of_file(path: str) -> list[Comparison]:
+    """The preferred text first."""
+    found = load_preferences(path, base_dir=Path.cwd()).pairs
+    return [Comparison(pair.row, Answer(pair.row.output), Answer(pair.rejected)) for pair in found]
+
+
 def main() -> None:
     """Print a line for every judge and principle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("recipe", type=Path, nargs="?")
+    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--pairs", help="A file of pairs (prompt, chosen, rejected) instead of a recipe and samples.")
     parser.add_argument("--template", default="faithful-summary")
     parser.add_argument("--judge", action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe)
-    samples = read_samples(options.samples)
-    rows = [row for row in rows_of(recipe.data, Path.cwd(), recipe.seed).validation if samples.get(row.id)]
-    pairs = [Comparison(row, Answer(row.output), Answer(*samples[row.id][0])) for row in rows[: options.rows]]
+    if options.pairs is None and (options.recipe is None or options.samples is None):
+        parser.error("give a recipe and --samples, or --pairs")
+    pairs = (pairs_of_file(options.pairs) if options.pairs else pairs_of_run(options.recipe, options.samples))[
+        : options.rows
+    ]
     result: dict[str, Any] = {"pairs": len(pairs), "template": options.template, "judges": {}}
     for named in options.judge:
         name, _, source = named.partition("=")
