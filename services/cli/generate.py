@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlft_core.config.recipe import PolicyStage, Recipe
+from rlft_core.config.rewards import REWARD_FACTS
 from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.stages import BASE
 from rlft_core.data import render
@@ -25,6 +26,7 @@ from services.cluster.session import session
 from services.pipeline.context import engine_needs
 from services.pipeline.generate import Asked, Generated, generate
 from services.rollout.engine import Sampling
+from services.rollout.judging import TOURNAMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Options:
 
     inputs: Sequence[str]
     best_of: int
+    by: str
     template: str | None
     temperature: float | None
     max_tokens: int
@@ -53,10 +56,12 @@ def generate_answers(folder: Path, stage: str | None, options: Options, base_dir
     model = model_of(recipe, folder, stage)
     rows = rows_to_answer(recipe, options, base_dir)
     template = load_template(options.template or DEFAULT_TEMPLATE, base_dir=base_dir) if options.best_of > 1 else None
+    chosen_by = reward_model_of(folder, options.by) if options.by != TOURNAMENT else None
     temperature = options.temperature if options.temperature is not None else float(options.best_of > 1)
     if options.best_of > 1 and temperature == 0:
         raise ConfigError("--temperature 0 gives the same answer every time, so there is no best of several; raise it")
-    asked = Asked(Sampling(temperature, options.max_tokens), options.best_of, options.seed, template)
+    sampling = Sampling(temperature, options.max_tokens)
+    asked = Asked(sampling, options.best_of, options.seed, template, reward_model=chosen_by)
     rollout = RolloutConfig()
     size = sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
     console = Console()
@@ -90,6 +95,17 @@ def model_of(recipe: Recipe, folder: Path, stage: str | None) -> str:
     if not model.is_dir():
         raise ConfigError(f"{folder.name}: stage '{chosen}' has no model yet; run the recipe to its end")
     return str(model.absolute())
+
+
+def reward_model_of(folder: Path, by: str) -> str:
+    """The folder of a reward model: a stage of the run, or a folder by itself. Raises ConfigError."""
+    there = [folder / "stages" / by / "model", Path(by)]
+    for place in there:
+        if (place / REWARD_FACTS).is_file():
+            return str(place.absolute())
+    raise ConfigError(
+        f"--by {by}: it is neither '{TOURNAMENT}' nor a reward-model stage of {folder.name} that has a model, nor a folder of one"
+    )
 
 
 def rows_to_answer(recipe: Recipe, options: Options, base_dir: Path) -> list[Row]:

@@ -198,7 +198,13 @@ def generate_command(
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="What to answer; repeatable. Default: the first test rows.")
     ] = None,
-    best_of: Annotated[int, typer.Option("--best-of", min=1, help="Answers to draw; a tournament finds the best.")] = 1,
+    best_of: Annotated[int, typer.Option("--best-of", min=1, help="Answers to draw; the best is found by --by.")] = 1,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by", help="Who finds the best: `tournament`, or a reward model: a stage of RUN, or its folder."
+        ),
+    ] = "tournament",
     template: Annotated[
         str | None, typer.Option("--template", help="How the model is asked to judge: a name or a YAML file.")
     ] = None,
@@ -212,12 +218,13 @@ def generate_command(
     runs_dir: RunsDir = Path("runs"),
     debug: Debug = False,
 ) -> None:
-    """Answers of a run's model. With --best-of N it draws N, and picks one by a tournament that it judges itself."""
+    """Answers of a run's model. With --best-of N it draws N, and picks one by a tournament that it judges itself, or by a reward
+    model."""
     with told(debug):
         from services.cli.generate import Options, generate_answers
 
         name, _, stage = run.partition(":")
-        options = Options(inputs or (), best_of, template, temperature, max_tokens, rows, seed, out)
+        options = Options(inputs or (), best_of, by, template, temperature, max_tokens, rows, seed, out)
         generate_answers(_run_folder(Path(name), runs_dir), stage or None, options, Path.cwd())
 
 

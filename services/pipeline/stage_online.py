@@ -27,14 +27,13 @@ from services.pipeline.encoding import encode_prompts
 from services.pipeline.judges import create_judges
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
-from services.scoring.reward_models import ModelPool, RewardModelActor
+from services.scoring.reward_models import create_model_pool
 from services.scoring.scorers import ScorerPool, ScoringActor, Served
 from services.training.loop import run_loop
 from services.training.services import LoopServices, PromptSource
 from services.training.watch import Watch
 
 _RESTARTS_OF_SCORERS = 3
-_CALLS_AT_ONCE = 1000  # groups that wait in a reward model's actor are taken together
 
 
 async def run_online_stage(context: RunContext, stage: OnlineStage) -> None:
@@ -159,7 +158,9 @@ def create_scorers(
     `judges` by label; `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
     """
     served: list[Served] = [
-        _model_pool(reward, search_path) if isinstance(reward, RewardModelConfig) else (judges or {})[reward.label]
+        create_model_pool(reward, search_path)
+        if isinstance(reward, RewardModelConfig)
+        else (judges or {})[reward.label]
         for reward in rewards
         if isinstance(reward, ServedConfig)
     ]
@@ -185,19 +186,6 @@ def create_scorers(
         start_s=stage.rollout.start_deadline_s,
         deadline_s=stage.rollout.request_deadline_s,
     )
-
-
-def _model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
-    threads = share_of_cores(model.num_actors)
-    options = actor_options(
-        num_cpus=model.cpus_per_actor,
-        num_gpus=model.gpus_per_actor,
-        env=environment(threads, search_path),
-        max_concurrency=_CALLS_AT_ONCE,
-        max_restarts=_RESTARTS_OF_SCORERS,
-    )
-    actor = ray.remote(RewardModelActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
-    return ModelPool(model.label, [actor.remote(model, num_threads=threads) for _ in range(model.num_actors)])
 
 
 def create_learner(context: RunContext, stage: OnlineStage, start: str, probe: tuple[Any, Any]) -> Learner:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ray
 import torch
@@ -18,7 +19,11 @@ from rlft_core.rewards.given import GivenScores
 from rlft_core.rewards.protocol import Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
+from services.cluster.placement import actor_options, environment, share_of_cores
 from services.cluster.waiting import answer
+
+_RESTARTS = 3
+_CALLS_AT_ONCE = 1000  # groups that wait in an actor are taken together
 
 
 class RewardModelActor:
@@ -86,3 +91,17 @@ class ModelPool:
             self._load[index] -= 1
 
         return self.actors[index].score.remote(group), done
+
+
+def create_model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
+    """Start the actors of a reward model whose folder `model.model` names."""
+    threads = share_of_cores(model.num_actors)
+    options = actor_options(
+        num_cpus=model.cpus_per_actor,
+        num_gpus=model.gpus_per_actor,
+        env=environment(threads, search_path),
+        max_concurrency=_CALLS_AT_ONCE,
+        max_restarts=_RESTARTS,
+    )
+    actor = ray.remote(RewardModelActor).options(**options, max_task_retries=_RESTARTS)
+    return ModelPool(model.label, [actor.remote(model, num_threads=threads) for _ in range(model.num_actors)])

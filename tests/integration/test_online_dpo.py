@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.support import (
+    LONGEST_RUN_S,
+    ROOT,
     finish_run,
     killed_run,
     metrics_of,
@@ -19,6 +24,7 @@ from tests.integration.support import (
     sft,
     write_rows,
 )
+from tests.integration.test_scorers import reward_model_folder
 
 pytestmark = pytest.mark.integration
 
@@ -52,6 +58,15 @@ def prepared(base: Path, recipe: dict[str, Any]) -> Path:
     return base
 
 
+def generated(base: Path, *options: str) -> list[dict[str, Any]]:
+    """What `rlft generate` wrote for the model of the run in `base`."""
+    command = [sys.executable, "-m", "services.cli.main", "generate", "run", "--out", "answers.jsonl", *options]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=base, env=env, capture_output=True, text=True, timeout=LONGEST_RUN_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return rows(base / "answers.jsonl")
+
+
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path, tiny_model: Path) -> None:
     whole = prepared(tmp_path / "whole", content(tiny_model))
     finish_run(whole)
@@ -63,6 +78,16 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path, tiny_model: Path
         assert step["reward/judge"] == pytest.approx(0.5, abs=1e-6)
     assert sum(step["pairs/count"] for step in steps) > 0
     assert len(rows(folder / "samples.jsonl")) == 4 * 4 * 2
+    alone = generated(whole, "--rows", "3")
+    assert len(alone) == 3
+    assert alone == generated(whole, "--rows", "3")  # greedy
+    best = generated(whole, "--best-of", "3", "--rows", "3", "--template", "judge.yaml")
+    assert [row["id"] for row in best] == [row["id"] for row in alone]
+    assert best == generated(whole, "--best-of", "3", "--rows", "3", "--template", "judge.yaml")
+    assert best != generated(whole, "--best-of", "3", "--rows", "3", "--template", "judge.yaml", "--seed", "1")
+    scored = reward_model_folder(tiny_model, tmp_path / "reward")
+    (one,) = generated(whole, "--best-of", "3", "--by", str(scored), "--input", "a task of mine")
+    assert one["input"] == "a task of mine"
     killed = prepared(tmp_path / "killed", content(tiny_model))
     metrics = killed / "runs" / "run" / "metrics.jsonl"
     killed_run(

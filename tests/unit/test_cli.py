@@ -75,6 +75,7 @@ def test_commands_and_options_are_these() -> None:
         "compare": ["--debug", "--judge", "--out", "--reference", "--runs-dir", "--stage", "runs"],
         "generate": [
             "--best-of",
+            "--by",
             "--debug",
             "--input",
             "--max-tokens",
