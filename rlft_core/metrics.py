@@ -7,7 +7,9 @@ A metric row maps slash-paths to finite numbers. The part before the slash is th
     policy/entropy  policy/clip_fraction  policy/loss     per token
     critic/explained_variance  critic/loss                absent when the recipe has no critic
     loss/mean  loss/validation                            supervised stages, nats per token; reward models, nats per pair
-    pairs/accuracy  pairs/gap  pairs/count                reward models: the reference scored higher, and by how much
+    reward/<judge>/agreement  .../first  .../ties         judges: both orders agree; what stands first is given; no winner
+    pairs/accuracy  pairs/gap  pairs/count  pairs/ties    reward models: the reference scored higher, and by how much;
+                                                          preferences: the preferred text gained more; prompts without a pair
     tokens/generated  tokens/completion_mean              of the step; of one completion
     sync/seconds  sync/bytes  sync/probe                  the probe is mean |log-prob difference|, nats
     time/<phase>_s  time/step_s  time/coordination_share  written by the step's clock

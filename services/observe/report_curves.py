@@ -21,6 +21,7 @@ PANELS = (
     ("loss/validation", "Loss on validation rows", "nats per token"),
     ("pairs/accuracy", "Reference scored higher", "share of training pairs"),
     ("pairs/accuracy_validation", "Reference scored higher", "share of validation pairs"),
+    ("pairs/ties", "Prompts without a pair", "best and worst sample scored the same"),
     ("reward/std_in_group", "Spread within a group", "standard deviation of the reward: what there is to learn from"),
     ("kl/mean", "KL to the reference", "nats per token"),
     ("policy/entropy", "Entropy", "nats per token"),
@@ -59,16 +60,8 @@ class StageCurves:
 
 def curves_of(stage: StageMetrics, samples: Sequence[Mapping[str, Any]]) -> StageCurves:
     """All figures of a stage. `samples` stand in for reward breakdowns that the metrics lack."""
-    figures = [
-        _curve(
-            stage,
-            metric,
-            title,
-            "nats per pair" if metric == "loss/mean" and "pairs/accuracy" in stage.columns else unit,
-        )
-        for metric, title, unit in PANELS
-        if stage.points(metric)[0]
-    ]
+    panels = [_worded(stage, *panel) for panel in PANELS]
+    figures = [_curve(stage, metric, title, unit) for metric, title, unit in panels if stage.points(metric)[0]]
     shown = {metric for metric, _, _ in PANELS} | _REWARD_SUMMARIES
     figures[1:1] = [_several(title, unit, parts) for title, unit, parts in _breakdowns(stage, samples)]
     shown |= {metric for metric in stage.columns if metric.startswith("reward/") and metric != "reward/skipped"}
@@ -81,6 +74,15 @@ def curves_of(stage: StageMetrics, samples: Sequence[Mapping[str, Any]]) -> Stag
         if metric not in shown and not metric.startswith("time/") and stage.points(metric)[0]
     ]
     return StageCurves(stage=stage.name, num_steps=len(stage.steps), figures=tuple(figures), others=tuple(others))
+
+
+def _worded(stage: StageMetrics, metric: str, title: str, unit: str) -> tuple[str, str, str]:
+    """The same metric says another thing where pairs are learned from."""
+    if metric == "loss/mean" and "pairs/accuracy" in stage.columns:
+        return metric, title, "nats per pair"
+    if metric.startswith("pairs/accuracy") and "pairs/chosen" in stage.columns:  # of a policy, not of a reward model
+        return metric, "Preferred text gained more", unit
+    return metric, title, unit
 
 
 def _curve(stage: StageMetrics, metric: str, title: str, unit: str) -> Figure:
