@@ -19,6 +19,7 @@ from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError, DataError
 from rlft_core.evaluation.win_rate import win_rates
 from rlft_core.judging.protocol import Answer, Comparison, Judge, Verdict
+from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.types import Row
 from services.observe import jsonl
@@ -48,6 +49,7 @@ def compare_runs(
     *,
     reference: str,
     judge: str,
+    template: str | None = None,
     stage: str | None,
     runs_dir: Path,
     base_dir: Path,
@@ -66,7 +68,7 @@ def compare_runs(
     assert first is not None
     fixed, told = _reference(reference, first, stage, runs_dir, base_dir)
     ids = _common(first, chosen, fixed)
-    judging = load_judge(judge)
+    judging = load_judge(judge, template, base_dir)
     verdicts: dict[str, list[Verdict]] = {}
     for name, answers in chosen.items():
         verdicts[name] = judging.compare([Comparison(first.rows[i], answers[i], fixed[i]) for i in ids])
@@ -77,15 +79,23 @@ def compare_runs(
         out.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def load_judge(source: str) -> Judge:
-    """A reward model's folder, or a causal language model as a folder, hub id or `base`. Imports torch."""
+def load_judge(source: str, template: str | None = None, base_dir: Path | None = None) -> Judge:
+    """A reward model's folder, or a causal language model as a folder, hub id or `base`, asked by a template. Imports torch.
+
+    Raises ConfigError, ModelError or JudgeError.
+    """
     if (Path(source) / REWARD_FACTS).is_file():
+        if template is not None:
+            raise ConfigError(
+                f"--template {template}: {source} is a reward model and is not asked by one; leave it out"
+            )
         from rlft_core.judging.reward_model import RewardModelJudge
 
         return RewardModelJudge.load(source)
     from rlft_core.judging.causal_lm import CausalLmJudge
 
-    return CausalLmJudge.load(str(resolve_model("default" if source == "base" else source)))
+    asked = load_template(template, base_dir=base_dir) if template is not None else None
+    return CausalLmJudge.load(str(resolve_model("default" if source == "base" else source)), template=asked)
 
 
 def read_outputs(folder: Path, stage: str | None, base_dir: Path) -> Outputs:

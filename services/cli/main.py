@@ -172,6 +172,9 @@ def compare(
         str,
         typer.Option("--judge", help="Folder of a reward model that took no part in training, or a language model."),
     ],
+    template: Annotated[
+        str | None, typer.Option("--template", help="How a language model is asked: a name or a YAML file.")
+    ] = None,
     reference: Annotated[
         str,
         typer.Option("--reference", help="What all are compared with: gold, a system of the first run, or RUN:SYSTEM."),
@@ -186,7 +189,14 @@ def compare(
         from services.cli.compare import compare_runs
 
         compare_runs(
-            runs, reference=reference, judge=judge, stage=stage, runs_dir=runs_dir, base_dir=Path.cwd(), out=out
+            runs,
+            reference=reference,
+            judge=judge,
+            template=template,
+            stage=stage,
+            runs_dir=runs_dir,
+            base_dir=Path.cwd(),
+            out=out,
         )
 
 

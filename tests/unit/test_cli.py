@@ -72,7 +72,7 @@ def test_commands_and_options_are_these() -> None:
         "doctor": ["--json"],
         "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
         "report": ["--debug", "--runs-dir", "run"],
-        "compare": ["--debug", "--judge", "--out", "--reference", "--runs-dir", "--stage", "runs"],
+        "compare": ["--debug", "--judge", "--out", "--reference", "--runs-dir", "--stage", "--template", "runs"],
         "generate": [
             "--best-of",
             "--by",

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlft_core.config.load import parse_recipe
+from rlft_core.errors import ConfigError
 from rlft_core.judging.protocol import Comparison, Verdict
 from services.cli import compare as module
 from services.cli.main import app
@@ -34,7 +35,7 @@ class LongerWins:
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> LongerWins:
     one = LongerWins()
-    monkeypatch.setattr(module, "load_judge", lambda source: one)
+    monkeypatch.setattr(module, "load_judge", lambda *_: one)
     return one
 
 
@@ -133,7 +134,13 @@ def test_a_judge_that_looks_at_the_place_is_told_of(base: Path, monkeypatch: pyt
         def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
             return [Verdict((0.9, 0.1), (0.1, 0.9)) for _ in comparisons]
 
-    monkeypatch.setattr(module, "load_judge", lambda source: First())
+    monkeypatch.setattr(module, "load_judge", lambda *_: First())
     told = " ".join(call("one").output.split())
     assert "the judge gives whatever stands first 90 %" in told
     assert "0.0 %" in told  # orders never agree
+
+
+def test_a_reward_model_is_not_asked_by_a_template(tmp_path: Path) -> None:
+    (tmp_path / "rlft_reward.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a reward model and is not asked by one"):
+        module.load_judge(str(tmp_path), "better-answer")
