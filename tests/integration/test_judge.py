@@ -196,19 +196,20 @@ def test_ppo_against_a_service_whose_replies_are_bought_once(tmp_path: Path, tin
             json.dumps({"user": "{context}@{response_a}@{response_b}@", "labels": ["A", "B"]})
         )
         judge = {"type": "api_judge", "name": "oracle", "url": service.url, "model": "m", "template": "judge.yaml"}
+        judge["cache"] = "replies.sqlite"
         content = recipe_content(tiny_model, ppo(num_steps=2, rewards=[judge]), dtype="float32")
         (tmp_path / "recipe.yaml").write_text(json.dumps(content))
         finish_run(tmp_path)
         bought, steps = len(service.bodies), metrics_of(tmp_path / "runs" / "run", "ppo")
         assert bought == 1 + sum(step["reward/oracle/asked"] * 16 for step in steps)  # one asks whether it is there
         assert all(step["reward/oracle"] == pytest.approx(0.5, abs=1e-6) for step in steps)
-        finish_run(tmp_path, "stages.ppo.log_samples_every=7")  # done again, but for what was bought
+        finish_run(tmp_path, "name=again")  # all is done again, but for what was bought
         assert len(service.bodies) == bought + 1
         # One that babbles fails the run by its name, and no sample gets a 0 for it.
         service.answer = lambda body: said("no idea") if "@" in body["messages"][-1]["content"] else longer(body)
-        (tmp_path / "runs" / "run" / "judge-cache.sqlite").unlink()
+        (tmp_path / "replies.sqlite").unlink()
         with pytest.raises(AssertionError, match=r"judge 'oracle' \(m at .*said 'no idea'"):
-            finish_run(tmp_path, "stages.ppo.log_samples_every=8")
+            finish_run(tmp_path, "name=babble")
     finally:
         service.server.shutdown()
         service.server.server_close()
