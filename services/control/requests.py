@@ -1,0 +1,95 @@
+"""Requests to a run that works, and its replies, as files in its folder.
+
+    control/1764021.7f3a.request.json ─▶ the run's coordinator ─▶ control/1764021.7f3a.reply.json ─▶ both are removed
+
+A request is written aside and renamed, so the other side never sees half of one. The folder is what all nodes share
+already, for checkpoints; it needs no port, and a request outlives a coordinator that is just being started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlft_core.errors import DeadlineError, UserError
+
+FOLDER = "control"
+_ASK, _REPLY = ".request.json", ".reply.json"
+_LOOK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run is asked to do. `id` sorts by time."""
+
+    id: str
+    verb: str
+    arguments: dict[str, Any]
+
+
+def ask(run: Path, verb: str, arguments: dict[str, Any], *, deadline_s: float) -> dict[str, Any]:
+    """Ask a run and wait for what it says. Raises UserError with its refusal, DeadlineError when it does not answer.
+
+    A request that nobody took in time is withdrawn: it is not carried out later, when nobody expects it any more.
+    """
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    request = Request(f"{time.time_ns()}.{secrets.token_hex(4)}", verb, arguments)
+    asked, reply = folder / (request.id + _ASK), folder / (request.id + _REPLY)
+    _write(asked, {"verb": verb, "arguments": arguments})
+    end = time.monotonic() + deadline_s
+    try:
+        while not reply.is_file():
+            if time.monotonic() > end:
+                raise DeadlineError(
+                    f"the run {run.name} did not answer '{verb}' within {deadline_s:g} s; `rlft status {run.name}` says what it "
+                    "is doing and when it was last heard of"
+                )
+            time.sleep(_LOOK_EVERY_S)
+        said: dict[str, Any] = json.loads(reply.read_text(encoding="utf-8"))
+    finally:
+        asked.unlink(missing_ok=True)
+        reply.unlink(missing_ok=True)
+    if "refused" in said:
+        raise UserError(said["refused"])
+    return said
+
+
+def waiting(run: Path) -> list[Request]:
+    """Requests that were not answered yet, the oldest first."""
+    folder = run / FOLDER
+    found = []
+    for file in sorted(folder.glob("*" + _ASK)) if folder.is_dir() else []:
+        if file.with_name(file.name.replace(_ASK, _REPLY)).exists():
+            continue
+        try:
+            asked = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # withdrawn since
+            continue
+        found.append(Request(file.name.removesuffix(_ASK), asked["verb"], asked["arguments"]))
+    return found
+
+
+def answer(run: Path, request: Request, said: dict[str, Any]) -> None:
+    """Reply to a request; nothing is left behind for one that was withdrawn."""
+    folder = run / FOLDER
+    if (folder / (request.id + _ASK)).exists():
+        _write(folder / (request.id + _REPLY), said)
+
+
+def clear(run: Path) -> None:
+    """Forget what an earlier process of this run was asked."""
+    folder = run / FOLDER
+    for file in list(folder.iterdir()) if folder.is_dir() else []:
+        file.unlink(missing_ok=True)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content), encoding="utf-8")
+    aside.replace(file)
