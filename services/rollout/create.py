@@ -13,7 +13,8 @@ from rlft_core.config.rollout import RolloutConfig
 from services.cluster.placement import actor_options, engine_environment, share_of_cores
 from services.rollout.actor import RolloutActor
 from services.rollout.engine import EngineSettings
-from services.rollout.fleet import Fleet, FleetLimits
+from services.rollout.fleet import Fleet
+from services.rollout.member import FleetLimits
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _MAX_CONCURRENT_CALLS = 10_000

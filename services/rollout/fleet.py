@@ -14,7 +14,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import ray
@@ -26,7 +25,8 @@ from services.cluster.waiting import within
 from services.rollout.actor import GroupSummary, SyncReport, Ticket
 from services.rollout.engine import Sampling
 from services.rollout.judging import Judging
-from services.rollout.states import EngineState, moved
+from services.rollout.member import FleetLimits, Member, reason_of, wait_for
+from services.rollout.states import EngineState
 from services.weights.publication import Publication
 
 T = TypeVar("T")
@@ -36,34 +36,10 @@ class WeightsLost(ServiceError):
     """The chunks of a publication are gone, because the learner that held them died. It will publish again."""
 
 
+_LOOK_EVERY_S = 0.05
+
 ActorFactory = Callable[[str, int], ray.actor.ActorHandle]
 """(name, incarnation) -> a new engine actor."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One engine of the fleet and what is known of it."""
-
-    name: str
-    handle: ray.actor.ActorHandle
-    state: EngineState = EngineState.STARTING
-    incarnation: int = 0
-    inflight: int = 0
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-    def move(self, to: EngineState) -> None:
-        self.state = moved(self.state, to)
-
-
-@dataclass(frozen=True, slots=True)
-class FleetLimits:
-    """Deadlines in seconds; how often each engine may be restarted; largest mean probe difference in nats."""
-
-    start_s: float
-    request_s: float
-    sync_s: float
-    max_restarts: int
-    probe_tolerance: float
 
 
 class Fleet:
@@ -86,6 +62,7 @@ class Fleet:
         self._notice = notice
         self._frozen = frozen
         self._members = [Member(name, create(name, 0)) for name in names]
+        self._next = len(names)
         self._changed = asyncio.Condition()
         self._batches = itertools.count()
         self._publication: Publication | None = None
@@ -100,7 +77,7 @@ class Fleet:
     async def info(self) -> list[dict[str, Any]]:
         """Process, node and version of every engine that is not dead or restarting."""
         living = [m for m in self._members if m.state not in (EngineState.DEAD, EngineState.RESTARTING)]
-        calls = [_wait(m.handle.info.remote()) for m in living]
+        calls = [wait_for(m.handle.info.remote()) for m in living]
         return list(await within(self._limits.start_s, asyncio.gather(*calls), actor="fleet", phase="info"))
 
     async def load(self, publication: Publication) -> list[SyncReport]:
@@ -140,6 +117,31 @@ class Fleet:
     def states(self) -> dict[str, str]:
         """Name and state of every engine."""
         return {member.name: member.state.value for member in self._members}
+
+    @property
+    def size(self) -> int:
+        """Engines that are wanted, whatever their state."""
+        return sum(not member.leaving for member in self._members)
+
+    def resize(self, size: int) -> None:
+        """Have `size` engines, 1 at least. Returns at once; nothing that is under way waits for it.
+
+        Newcomers get requests when they hold the newest weights and their probe agreed; one that cannot start is given up,
+        with a notice. Leavers answer what they were asked; what one of them cannot answer is asked elsewhere.
+        """
+        staying = [member for member in self._members if not member.leaving]
+        kind = staying[0].name.rsplit("-", 1)[0]
+        for _ in range(len(staying), size):
+            name = f"{kind}-{self._next}"
+            self._next += 1
+            newcomer = Member(name, self._create(name, 0))
+            self._members.append(newcomer)
+            self._spawn(self._join(newcomer))
+        # Those that serve nobody go first, then the youngest: the oldest hold the fullest prefix caches.
+        leavers = sorted(enumerate(staying), key=lambda pair: (pair[1].state is EngineState.HEALTHY, -pair[0]))
+        for _, member in leavers[: max(0, len(staying) - max(size, 1))]:
+            member.move(EngineState.LEAVING)
+            self._spawn(self._leave(member))
 
     async def stop(self) -> None:
         """End all engines and everything that is asked of them."""
@@ -190,7 +192,7 @@ class Fleet:
         try:
             found: GroupSummary = await within(
                 self._limits.request_s,
-                _wait(summary),
+                wait_for(summary),
                 actor=f"engine {member.name}",
                 phase=phase,
                 progress=f"{member.inflight} groups in flight",
@@ -213,7 +215,7 @@ class Fleet:
                 healthy = [m for m in self._members if m.state is EngineState.HEALTHY]
                 if healthy:
                     return min(healthy, key=lambda m: m.inflight)
-                if all(m.state is EngineState.DEAD for m in self._members):
+                if all(m.state in (EngineState.DEAD, EngineState.LEAVING) for m in self._members):
                     raise EngineError(
                         f"no engine is left ({', '.join(self.states())}): each was restarted {self._limits.max_restarts} times "
                         "(rollout.max_restarts); the engines' logs say why they died"
@@ -228,10 +230,15 @@ class Fleet:
     async def _await_start(self, member: Member) -> None:
         try:
             await within(
-                self._limits.start_s, _wait(member.handle.info.remote()), actor=f"engine {member.name}", phase="start"
+                self._limits.start_s,
+                wait_for(member.handle.info.remote()),
+                actor=f"engine {member.name}",
+                phase="start",
             )
         except (RayActorError, RayTaskError) as error:
-            raise EngineError(f"engine {member.name} could not start: {_reason(error)}") from error
+            raise EngineError(f"engine {member.name} could not start: {reason_of(error)}") from error
+        if member.leaving:
+            return
         member.move(EngineState.STALE)
         if self._frozen:
             member.move(EngineState.HEALTHY)
@@ -247,7 +254,7 @@ class Fleet:
             publication = self._publication
             assert publication is not None
             report = await self._send(member, publication)
-            if report is None:
+            if report is None or member.leaving:
                 return None
             self._check(member, report)
             member.move(EngineState.HEALTHY)
@@ -259,7 +266,7 @@ class Fleet:
         try:
             report: SyncReport = await within(
                 self._limits.sync_s,
-                _wait(member.handle.load.remote(publication.manifest, list(publication.chunks), publication.probe)),
+                wait_for(member.handle.load.remote(publication.manifest, list(publication.chunks), publication.probe)),
                 actor=f"engine {member.name}",
                 phase=f"loading weights version {publication.version}",
             )
@@ -267,7 +274,7 @@ class Fleet:
             cause = error.cause if isinstance(error, RayTaskError) else None
             if isinstance(cause, ObjectLostError):
                 raise WeightsLost(f"weights version {publication.version} are gone: {cause}") from None
-            if isinstance(cause, RlftError):
+            if isinstance(cause, RlftError) and not member.leaving:
                 member.move(EngineState.SUSPECT)
                 raise cause from None
             self._bury(member, incarnation, "load", error)
@@ -292,11 +299,14 @@ class Fleet:
         """Mark an engine dead once for each life, and start its next life if it has one left."""
         if member.incarnation != incarnation or member.state is EngineState.DEAD:
             return
+        if member.leaving:
+            self._notice(f"engine {member.name}, which was leaving, died in '{phase}'; what it owed is asked elsewhere")
+            return
         if member.state is EngineState.HEALTHY and isinstance(error, DeadlineError):
             member.move(EngineState.SUSPECT)
         member.move(EngineState.DEAD)
         ray.kill(member.handle, no_restart=True)
-        self._notice(f"engine {member.name} died in '{phase}': {_reason(error)}")
+        self._notice(f"engine {member.name} died in '{phase}': {reason_of(error)}")
         if member.incarnation >= self._limits.max_restarts:
             self._notice(f"engine {member.name} was restarted {member.incarnation} times already; it stays dead")
             self._spawn(self._tell())
@@ -305,6 +315,38 @@ class Fleet:
         self.num_restarts += 1
         member.move(EngineState.RESTARTING)
         self._spawn(self._restart(member))
+
+    async def _join(self, member: Member) -> None:
+        """A newcomer's way to its first request."""
+        started = time.monotonic()
+        try:
+            await self._await_start(member)
+            if self._publication is not None:
+                await self._load_one(member)
+        except WeightsLost:
+            return  # stale until the next load
+        except ServiceError as error:
+            if not member.leaving:
+                self._notice(f"engine {member.name} was asked for and is given up: {error}")
+                self._dismiss(member)
+            return
+        if member.state is EngineState.HEALTHY:
+            self._notice(f"engine {member.name} joined after {time.monotonic() - started:.1f} s")
+
+    async def _leave(self, member: Member) -> None:
+        """Wait until an engine owes nothing, then end it."""
+        deadline = time.monotonic() + self._limits.request_s
+        await asyncio.sleep(_LOOK_EVERY_S)  # whoever was given it by a batch asks now
+        while member.inflight and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self._dismiss(member)
+        self._notice(f"engine {member.name} left")
+
+    def _dismiss(self, member: Member) -> None:
+        """End an engine's process and forget it; what it still owes is asked elsewhere."""
+        self._members.remove(member)
+        ray.kill(member.handle, no_restart=True)
+        self._spawn(self._tell())
 
     async def _restart(self, member: Member) -> None:
         """Begin an engine's next life. One that cannot start, or holds wrong weights, has lost that life too."""
@@ -320,15 +362,3 @@ class Fleet:
             self._bury(member, incarnation, "restart", error)
         if member.state is EngineState.HEALTHY:
             self._notice(f"engine {member.name} is back after {time.monotonic() - started:.1f} s")
-
-
-def _reason(error: BaseException) -> str:
-    """One line of an error: what an actor's own code raised is the last of a remote traceback."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    raised = isinstance(error, RayTaskError) or "creation task" in lines[0]
-    return lines[-1] if raised else lines[0]
-
-
-async def _wait(ref: ray.ObjectRef) -> Any:
-    """The value of a small object, such as a summary or a report."""
-    return await ref

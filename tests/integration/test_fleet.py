@@ -15,7 +15,8 @@ from rlft_core.errors import EngineError, SyncError
 from rlft_core.types import Prompt, RolloutGroup, Row
 from services.rollout.actor import RolloutActor
 from services.rollout.engine import EngineSettings, Sampling
-from services.rollout.fleet import Fleet, FleetLimits, WeightsLost
+from services.rollout.fleet import Fleet, WeightsLost
+from services.rollout.member import FleetLimits
 from services.weights.bundle import Manifest, Probe, flatten
 from services.weights.publication import Publication
 from tests.integration.support import kill

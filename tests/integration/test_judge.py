@@ -24,8 +24,9 @@ from rlft_core.types import Completion, Prompt, RolloutGroup, Row
 from services.rollout.actor import RolloutActor
 from services.rollout.create import engine_settings
 from services.rollout.engine import EngineSettings
-from services.rollout.fleet import Fleet, FleetLimits
+from services.rollout.fleet import Fleet
 from services.rollout.judging import JudgePool, Judging
+from services.rollout.member import FleetLimits
 from tests.integration.support import finish_run, kill, metrics_of, ppo, recipe_content, recipe_of, rows, write_rows
 from tests.unit.judging.test_api_judge import Service, longer, said
 

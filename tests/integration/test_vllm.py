@@ -29,7 +29,8 @@ from rlft_core.updates.passes import collect
 from services.learner.publisher import Publisher
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
-from services.rollout.fleet import Fleet, FleetLimits
+from services.rollout.fleet import Fleet
+from services.rollout.member import FleetLimits
 from services.weights.publication import Publication
 from tests.integration.support import ppo, recipe_content, recipe_of
 
