@@ -8,6 +8,7 @@
     │   ├── RewardError      a reward function that raised or returned no finite number
     │   ├── ResourceError    more CPUs, GPUs, memory or disk than there are
     │   └── CheckpointError  a checkpoint that is missing, damaged or of another run
+    ├── RunStopped           somebody asked the run to stop, and it did; it can be started again
     └── ServiceError         a part of the running system failed; names the actor and the phase
         ├── EngineError      a rollout engine died or refused a request
         ├── SyncError        an engine does not hold the weights it was sent
@@ -54,6 +55,10 @@ class ResourceError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+class RunStopped(RlftError):
+    """The run was asked to stop, and did. Says where it stands; started again, it goes on from there."""
 
 
 class ServiceError(RlftError):

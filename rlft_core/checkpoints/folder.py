@@ -34,7 +34,7 @@ def save(
     `tensors` maps a file's stem to named tensors. Raises ResourceError when the disk is full: earlier checkpoints
     stay as they are.
     """
-    final = root / f"step-{step:06d}"
+    final = path_of(root, step)
     aside = root / f".writing-{final.name}-{os.getpid()}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -72,6 +72,11 @@ def latest(root: Path) -> Path | None:
 def steps(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
     return sorted((path for path in root.glob("step-[0-9]*") if path.is_dir()), key=step_of)
+
+
+def path_of(root: Path, step: int) -> Path:
+    """Folder of the checkpoint of a step, which may not be there."""
+    return root / f"step-{step:06d}"
 
 
 def step_of(path: Path) -> int:

@@ -69,9 +69,11 @@ def waiting(run: Path) -> list[Request]:
             continue
         try:
             asked = json.loads(file.read_text(encoding="utf-8"))
+            found.append(Request(file.name.removesuffix(_ASK), str(asked["verb"]), dict(asked["arguments"])))
         except FileNotFoundError:  # withdrawn since
             continue
-        found.append(Request(file.name.removesuffix(_ASK), asked["verb"], asked["arguments"]))
+        except (ValueError, KeyError, TypeError):  # somebody's own hand; it is refused as a verb that there is not
+            found.append(Request(file.name.removesuffix(_ASK), "(not a request)", {}))
     return found
 
 

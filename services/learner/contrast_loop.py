@@ -10,7 +10,7 @@ import ray
 from rlft_core.config.stages import DpoStage, RewardModelStage
 from services.learner.entry import Job
 from services.learner.rank import standing
-from services.learner.saving import Training, restore, save_if_due
+from services.learner.saving import Training, goes_on, restore
 
 T = TypeVar("T")
 ContrastStage = RewardModelStage | DpoStage
@@ -33,8 +33,7 @@ def take_steps(
         metrics = step()
         if state.collective.rank == 0:
             ray.get(mailbox.report.remote(state.step - 1, metrics))
-        save_if_due(state, job, stage, mailbox, lambda: ({}, {}))
-        if ray.get(mailbox.closed.remote()):
+        if not goes_on(state, job, stage, mailbox, lambda: ({}, {})):
             return False
     return True
 

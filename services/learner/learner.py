@@ -100,6 +100,20 @@ class Learner:
         """Write the model as it is now to stages/<stage>/<name>. Raises LearnerRestarted, LearnerError or DeadlineError."""
         await self._call(self._mailbox.keep.remote(name), self._config.step_deadline_s, f"keeping {name}")
 
+    async def save(self) -> None:
+        """Write a checkpoint of the step where it stands. Raises LearnerRestarted, LearnerError or DeadlineError."""
+        await self._call(self._mailbox.save.remote(), self._config.step_deadline_s, "a last checkpoint")
+
+    async def halt(self) -> None:
+        """Have a learner that takes its steps by itself save after the one it is at, and end."""
+        await self._call(self._mailbox.halt.remote(), STOP_DEADLINE_S, "halt")
+
+    async def halted(self) -> bool:
+        """Did it end because it was to halt, before its last step?"""
+        return bool(
+            await within(STOP_DEADLINE_S, _wait(self._mailbox.halted.remote()), actor="learner mailbox", phase="halted")
+        )
+
     async def progress(self) -> AsyncIterator[tuple[int, Mapping[str, float]]]:
         """Steps of a supervised stage as they are done; ends when the learner has ended well."""
         assert self._fit is not None
@@ -128,6 +142,17 @@ class Learner:
             return
         await within(STOP_DEADLINE_S, _wait(self._mailbox.close.remote()), actor="learner mailbox", phase="close")
         await asyncio.wait({self._fit}, timeout=STOP_DEADLINE_S)
+
+    def actors(self) -> list[dict[str, Any]]:
+        """The ranks as `rlft status` shows them."""
+        found = self.standing
+        if found is None:
+            return [{"name": "learner", "kind": "learner", "state": "starting", "node": "", "pid": 0}]
+        state = "ended" if self._fit is not None and self._fit.done() else "healthy"
+        return [
+            {"name": f"rank-{rank}", "kind": "learner", "state": state, "node": "", "pid": pid}
+            for rank, pid in enumerate(found.pids)
+        ]
 
     async def _call(self, ref: ray.ObjectRef, seconds: float, phase: str) -> Any:
         assert self._fit is not None

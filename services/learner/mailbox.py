@@ -5,7 +5,8 @@
                      ◀─ metrics ── [ slot ] ◀─ ack(step, metrics, publication) ── rank 0
                                    [ board ] ◀─ register(step, ...) ── rank 0 when it (re)starts
     latest() ◀──────────────────── [ board ] ──▶ settled() ────────▶ rank 0 may save
-    keep(name) ───────────────────▶ [ slot ] ──── take(step, rank) ──▶ all ranks write the model; rank 0 says kept()
+    keep(name), save() ───────────▶ [ slot ] ──── take(step, rank) ──▶ all ranks write; rank 0 says kept()
+    halt() ───────────────────────▶ [ board ] ◀── standing_order() ── supervised learners, after each step
 
 A step's shards stay in the slot until rank 0 acknowledges them. When the learner comes back after a crash, whoever waits
 for an answer is told where it stands, with `LearnerRestarted`, and starts from there. A step is saved only after the
@@ -52,6 +53,17 @@ class Keep:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Work that is no step: write a checkpoint of the step where the learner stands."""
+
+
+Order = Keep | Save
+
+OPEN, HALTING, CLOSED = 0, 1, 2
+"""What a supervised learner should do after a step: go on; save and end; end."""
+
+
 class Mailbox:
     """An async actor; every method may be called at any time."""
 
@@ -62,10 +74,12 @@ class Mailbox:
         self._step = -1
         self._shards: Sequence[Any] | None = None
         self._outcome: Mapping[str, float] | RlftError | None = None
-        self._keep: Keep | None = None
+        self._order: Order | None = None
         self._restarted = False
         self._unsettled = False
         self._closed = False
+        self._halting = False
+        self._halted = False
         self._failure: RlftError | None = None
         self._progress: list[tuple[int, Mapping[str, float]]] = []
 
@@ -125,32 +139,39 @@ class Mailbox:
 
     async def keep(self, name: str) -> None:
         """Have the learner write its model under a name; returns when it is written. Raises LearnerRestarted."""
+        await self._carry_out(Keep(name))
+
+    async def save(self) -> None:
+        """Have the learner write a checkpoint of the steps so far, which are written down. Raises LearnerRestarted."""
+        await self._carry_out(Save())
+
+    async def _carry_out(self, order: Order) -> None:
         async with self._changed:
             self._check_restart()
-            self._keep = Keep(name)
-            self._changed.notify_all()
+            self._order = order
+            self._settle()
             await self._changed.wait_for(
-                lambda: self._keep is None or self._restarted or self._failure is not None or self._closed
+                lambda: self._order is None or self._restarted or self._failure is not None or self._closed
             )
-            self._keep = None
+            self._order = None
             if self._failure is not None:
                 raise self._failure
             self._check_restart()
 
     async def kept(self) -> None:
-        """Rank 0: the model is written."""
+        """Rank 0: what was ordered is written."""
         async with self._changed:
-            self._keep = None
+            self._order = None
             self._changed.notify_all()
 
-    async def take(self, step: int, rank: int) -> Sequence[Any] | Keep | None:
+    async def take(self, step: int, rank: int) -> Sequence[Any] | Order | None:
         """The refs of one rank for a step, or other work; None when there is no more."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: (
                     self._closed
                     or self._failure is not None
-                    or self._keep is not None
+                    or self._order is not None
                     or (self._shards is not None and self._step == step)
                 )
             )
@@ -158,8 +179,8 @@ class Mailbox:
                 raise self._failure
             if self._closed:
                 return None
-            if self._keep is not None:
-                return self._keep
+            if self._order is not None:
+                return self._order
             assert self._shards is not None
             shard: Sequence[Any] = self._shards[rank]
             return shard
@@ -200,9 +221,22 @@ class Mailbox:
         self._unsettled = False
         self._changed.notify_all()
 
-    async def closed(self) -> bool:
-        """Is there no more work?"""
-        return self._closed
+    async def halt(self) -> None:
+        """Have a supervised learner save after its step, and end."""
+        self._halting = True
+
+    async def halting(self) -> None:
+        """Rank 0: saved, and ending before the last step."""
+        self._halted = True
+        await self.close()
+
+    async def halted(self) -> bool:
+        """Did the learner end because it should halt?"""
+        return self._halted
+
+    async def standing_order(self) -> int:
+        """OPEN, HALTING or CLOSED."""
+        return CLOSED if self._closed else HALTING if self._halting else OPEN
 
     async def close(self) -> None:
         """No more work: ranks that ask get None."""

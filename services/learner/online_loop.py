@@ -22,10 +22,10 @@ from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.types import Batch, ScoredGroup
 from services.learner.entry import Job
-from services.learner.mailbox import Keep
+from services.learner.mailbox import Keep, Save
 from services.learner.publisher import Publisher
 from services.learner.rank import standing
-from services.learner.saving import Facts, Training, dtype_of, export, save_if_due
+from services.learner.saving import Facts, Training, dtype_of, export, save, save_if_due
 
 Update = Callable[[Batch], dict[str, float]]
 """One update from this rank's groups; metrics of the whole step. A collective."""
@@ -63,8 +63,12 @@ def serve_updates(
         refs = ray.get(mailbox.take.remote(state.step, rank))
         if refs is None:
             break
-        if isinstance(refs, Keep):
-            _keep(job, state, refs, mailbox)
+        if isinstance(refs, Keep | Save):
+            if isinstance(refs, Keep):
+                export(job, state.policy, rank, refs.name)
+            else:
+                save(state, job, stage, beside_policy)
+            _carried_out(state, mailbox)
             continue
         started = time.perf_counter()
         groups: list[ScoredGroup] = ray.get(list(refs))
@@ -86,9 +90,8 @@ def serve_updates(
     state.collective.barrier()
 
 
-def _keep(job: Job, state: Tuning, order: Keep, mailbox: Any) -> None:
-    """Write the model under another name. No rank asks for more work before the order is withdrawn."""
-    export(job, state.policy, state.collective.rank, order.name)
+def _carried_out(state: Tuning, mailbox: Any) -> None:
+    """Say that an order is done. No rank asks for more work before it is withdrawn."""
     if state.collective.rank == 0:
         ray.get(mailbox.kept.remote())
     state.collective.barrier()

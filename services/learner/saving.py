@@ -22,6 +22,7 @@ from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Collective
 from services.learner.entry import Job
+from services.learner.mailbox import CLOSED, OPEN
 
 Facts = dict[str, Any]
 MODEL, BEST = "model", "best"
@@ -54,9 +55,10 @@ def restore(state: Training, job: Job) -> tuple[saved.Tensors, Facts] | None:
     return tensors, facts
 
 
-def save_if_due(
-    state: Training, job: Job, stage: TrainingStage, mailbox: Any, more: Callable[[], tuple[saved.Tensors, Facts]]
-) -> float:
+More = Callable[[], tuple[saved.Tensors, Facts]]
+
+
+def save_if_due(state: Training, job: Job, stage: TrainingStage, mailbox: Any, more: More) -> float:
     """Write a checkpoint with what `more` adds, if one is due after this step. A collective; returns its seconds.
 
     It waits until the coordinator has written down the steps so far. The last step's result is the exported model.
@@ -65,6 +67,11 @@ def save_if_due(
         return 0.0
     if not _settled(mailbox, state.collective):
         return 0.0
+    return save(state, job, stage, more)
+
+
+def save(state: Training, job: Job, stage: TrainingStage, more: More) -> float:
+    """Write a checkpoint now, unless there is one of this step. A collective; returns its seconds."""
     started = time.perf_counter()
     tensors, facts = more()
     tensors |= {
@@ -73,10 +80,32 @@ def save_if_due(
         "random": saved.random_state(),
     }
     facts |= {"step": state.step, "fingerprint": job.fingerprint, "start": job.start}
-    if state.collective.rank == 0:
-        checkpoints.save(checkpoints_of(job), state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
+    root = checkpoints_of(job)
+    if state.collective.rank == 0 and not checkpoints.is_complete(checkpoints.path_of(root, state.step)):
+        checkpoints.save(root, state.step, tensors=tensors, state=facts, keep=stage.checkpoint.keep)
     state.collective.barrier()
     return time.perf_counter() - started
+
+
+def goes_on(state: Training, job: Job, stage: TrainingStage, mailbox: Any, more: More) -> bool:
+    """After a step of a learner that takes its steps by itself: save if that is due, or if it should halt. A collective.
+
+    False: the learner ends here, with nothing to export.
+    """
+    order = torch.zeros(1)
+    if state.collective.rank == 0:  # one rank asks, so that all do the same
+        order[0] = ray.get(mailbox.standing_order.remote())
+    order = state.collective.max(order)
+    if order[0] == CLOSED:
+        return False
+    if order[0] == OPEN or state.step == stage.num_steps:
+        save_if_due(state, job, stage, mailbox, more)
+        return True
+    if _settled(mailbox, state.collective):
+        save(state, job, stage, more)
+    if state.collective.rank == 0:
+        ray.get(mailbox.halting.remote())
+    return False
 
 
 def _settled(mailbox: Any, collective: Collective) -> bool:

@@ -17,7 +17,7 @@ from rlft_core.updates.optimizer import make_optimizer
 from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
 from services.learner.entry import Job
 from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
-from services.learner.saving import BEST, Facts, export, promote, restore, save_if_due
+from services.learner.saving import BEST, Facts, export, goes_on, promote, restore
 
 VALIDATION = "loss/validation"
 
@@ -74,8 +74,7 @@ def sft_loop(config: dict[str, Any]) -> None:
                 ray.get(mailbox.report.remote(state.step - 1, metrics))
             if stage.patience and best.misses >= stage.patience:
                 break
-            save_if_due(state, job, stage, mailbox, lambda: ({}, best.facts()))  # noqa: B023 - called at once
-            if ray.get(mailbox.closed.remote()):
+            if not goes_on(state, job, stage, mailbox, lambda: ({}, best.facts())):  # noqa: B023 - called at once
                 return
         if stage.keep == "last":
             export(job, policy, collective.rank)

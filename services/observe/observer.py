@@ -12,13 +12,41 @@ A step that raises or is left before `record` leaves no trace. A step that is no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 
 from services.observe.clock import StepClock
 from services.observe.samples import SampleLog, SampleRecord
 from services.observe.sinks import JsonlSink, RunInfo, Sink, SinkError
 from services.observe.terminal import Terminal
+
+_NOTICES_KEPT = 8
+_RECENT_STEPS = 20  # the time left is told from the mean of so many: early steps are slower than the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the stage under way stands. `step`: steps done; `recent`: seconds of the last ones."""
+
+    stage: str = ""
+    num_steps: int | None = None
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    recent: tuple[float, ...] = ()
+
+    def after(self, step: int, metrics: Mapping[str, float]) -> Progress:
+        """With step `step` (from 0) done."""
+        recent = (*self.recent, metrics.get("time/step_s", 0.0))[-_RECENT_STEPS:]
+        return replace(self, step=step + 1, metrics=dict(metrics), recent=recent)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the stage's last step, as the last steps went."""
+        if not self.num_steps or not self.recent:
+            return None
+        return max(self.num_steps - self.step, 0) * sum(self.recent) / len(self.recent)
 
 
 class Observer:
@@ -36,6 +64,8 @@ class Observer:
         self.terminal = terminal or Terminal()
         self.log = JsonlSink()
         self.now = now
+        self.notices: deque[str] = deque(maxlen=_NOTICES_KEPT)
+        self.progress = Progress()
         self._trackers = list(trackers)
         self._warned: set[str] = set()
 
@@ -55,6 +85,7 @@ class Observer:
         The time it took is told when it ends well.
         """
         self.terminal.stage(name, num_steps)
+        self.progress = Progress(name, num_steps)
         start = self.now()
         try:
             yield StageObserver(self, name, SampleLog(self.run.folder, every=sample_every))
@@ -72,13 +103,19 @@ class Observer:
                 self.warn_once(sink, error)
                 self._trackers = [tracker for tracker in self._trackers if tracker is not sink]
         self.terminal.step(step, metrics)
+        self.progress = self.progress.after(step, metrics)
+
+    def notice(self, text: str) -> None:
+        """Tell the person watching, and whoever asks for the run's status."""
+        self.notices.append(text)
+        self.terminal.warn(text)
 
     def warn_once(self, source: Sink | SampleLog, error: SinkError) -> None:
         """Tell of the first failure of a kind of sink."""
         name = type(source).__name__
         if name not in self._warned:
             self._warned.add(name)
-            self.terminal.warn(f"{error}. The run goes on.")
+            self.notice(f"{error}. The run goes on.")
 
 
 class StageObserver:

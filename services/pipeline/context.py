@@ -20,6 +20,7 @@ from rlft_core.models.default_model import resolve_model
 from rlft_core.plan.stages import learner_uses_gpu, own_judges
 from services.cluster.placement import environment, share_of_cores
 from services.cluster.session import Needs, num_gpus_here
+from services.control.desk import Desk
 from services.learner.learner import Placement
 from services.observe.observer import Observer
 
@@ -35,6 +36,7 @@ class RunContext:
     splits: Splits
     fingerprints: dict[str, str]
     observer: Observer
+    desk: Desk
 
     def stage_folder(self, name: str) -> Path:
         """Folder of a stage."""
@@ -63,7 +65,7 @@ class RunContext:
     @property
     def notice(self) -> Callable[[str], None]:
         """Tell the person watching."""
-        return self.observer.terminal.warn
+        return self.observer.notice
 
 
 def needs_of(recipe: Recipe, stage: StageConfig, *, gpus_there: int) -> Needs:

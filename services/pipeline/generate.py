@@ -110,12 +110,16 @@ def _number(value: RewardValue) -> float:
     return value if isinstance(value, float) else value.value if isinstance(value, TokenRewards) else value[0]
 
 
+def _nobody(text: str) -> None:
+    """Nothing joins or leaves here."""
+
+
 def _chooser(recipe: Recipe, model: str, asked: Asked, fleet: Fleet) -> Served | None:
     if asked.num_samples == 1:
         return None
     if asked.reward_model is not None:
         config = RewardModelConfig(name="reward model", model=asked.reward_model, cpus_per_actor=0)
-        return create_model_pool(config, Path.cwd())
+        return create_model_pool(config, Path.cwd(), _nobody)
     assert asked.template is not None
     judging = Judging(
         "self",

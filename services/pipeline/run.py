@@ -26,11 +26,14 @@ from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
 from services.cluster.session import Needs, num_gpus_here, session, wait_for
+from services.control.desk import Desk
 from services.observe.judge_alarm import JudgeAlarm
 from services.observe.observer import Observer
 from services.observe.report import build_report
 from services.observe.sinks import RunInfo, make_sinks
+from services.observe.status import Status
 from services.observe.terminal import Terminal
+from services.pipeline.attended import attended, outcome
 from services.pipeline.context import RunContext, needs_of
 from services.pipeline.record import (
     StageRecord,
@@ -71,16 +74,17 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         terminal = Terminal()
         trackers = [JudgeAlarm(terminal.warn), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
-        context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
+        context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer, Desk(folder))
         for note in splits.notes:
             context.notice(note)
-        with observer.started():
-            _run_stages(context)
-        _finish(context)
+        status = Status(observer, [(stage.name, stage.type) for stage in recipe.stages])
+        with observer.started(), outcome(status):
+            _run_stages(context, status)
+            _finish(context)
     return folder
 
 
-def _run_stages(context: RunContext) -> None:
+def _run_stages(context: RunContext, status: Status) -> None:
     todo = [stage for stage in context.recipe.stages if not _is_done(context, stage)]
     for stage in context.recipe.stages:
         if stage not in todo:
@@ -93,7 +97,8 @@ def _run_stages(context: RunContext) -> None:
     with session(context.recipe.cluster, least, model_bytes=_bytes_of(context.base_model)):
         for stage in todo:
             wait_for(needs_of(context.recipe, stage, gpus_there=num_gpus_here()), context.recipe.cluster.wait_s)
-            _run_stage(context, stage)
+            status.stage = stage.name
+            _run_stage(context, stage, status)
 
 
 def _is_done(context: RunContext, stage: StageConfig) -> bool:
@@ -101,7 +106,7 @@ def _is_done(context: RunContext, stage: StageConfig) -> bool:
     return record is not None and record.done and record.fingerprint == context.fingerprints[stage.name]
 
 
-def _run_stage(context: RunContext, stage: StageConfig) -> None:
+def _run_stage(context: RunContext, stage: StageConfig, status: Status) -> None:
     folder = context.stage_folder(stage.name)
     fingerprint = context.fingerprints[stage.name]
     before = read_record(folder)
@@ -118,7 +123,7 @@ def _run_stage(context: RunContext, stage: StageConfig) -> None:
 
     note()
     try:
-        asyncio.run(_noting(_dispatch(context, stage), note))
+        asyncio.run(_noting(attended(_dispatch(context, stage), context.desk, status), note))
     except BaseException:
         note()
         raise

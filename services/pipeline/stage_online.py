@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from services.pipeline.encoding import encode_prompts
 from services.pipeline.judges import create_judges
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
+from services.scoring.crew import Crew
 from services.scoring.reward_models import create_model_pool
 from services.scoring.scorers import ScorerPool, ScoringActor, Served
 from services.training.loop import run_loop
@@ -41,7 +42,8 @@ async def run_online_stage(context: RunContext, stage: OnlineStage) -> None:
     with context.observer.stage(stage.name, num_steps=stage.num_steps, sample_every=stage.log_samples_every) as observe:
         services = create_services(context, stage, observe)
         try:
-            await run_loop(stage, services)
+            with context.desk.stage(stage.name, services.hooks()):
+                await run_loop(stage, services)
         finally:
             await services.stop()
     best = services.watch.best_model()
@@ -86,6 +88,7 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         create_judges(context, stage, fleet),
         policy=start,
         trust_remote_code=recipe.model.trust_remote_code,
+        notice=context.notice,
     )
     learner = create_learner(context, stage, start, (prompts.ids[0], encode_target(tokenizer, prompts.rows[0].output)))
     source = PromptSource(
@@ -108,7 +111,7 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         learner,
         context.notice,
     )
-    return LoopServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice)
+    return LoopServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice, context.desk)
 
 
 def _watched_prompts(context: RunContext, stage: OnlineStage, tokenizer: Any) -> list[Prompt]:
@@ -152,13 +155,14 @@ def create_scorers(
     *,
     policy: str | None = None,
     trust_remote_code: bool = False,
+    notice: Callable[[str], None],
 ) -> ScorerPool:
     """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name.
 
     `judges` by label; `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
     """
     served: list[Served] = [
-        create_model_pool(reward, search_path)
+        create_model_pool(reward, search_path, notice)
         if isinstance(reward, RewardModelConfig)
         else (judges or {})[reward.label]
         for reward in rewards
@@ -168,8 +172,9 @@ def create_scorers(
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
     actor = ray.remote(ScoringActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
-    actors = [
-        actor.remote(
+
+    def hire() -> ray.actor.ActorHandle:
+        return actor.remote(
             rewards,
             may_skip=may_skip,
             search_path=str(search_path),
@@ -177,10 +182,9 @@ def create_scorers(
             policy=policy,
             trust_remote_code=trust_remote_code,
         )
-        for _ in range(stage.num_scorers)
-    ]
+
     return ScorerPool(
-        actors,
+        Crew("scorer", stage.num_scorers, hire, notice=notice),
         served,
         max_skipped=stage.max_skipped_samples,
         start_s=stage.rollout.start_deadline_s,

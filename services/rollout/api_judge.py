@@ -159,7 +159,10 @@ class ApiJudge:
 
 
 class ApiJudgePool:
-    """The judge's actor, as the scorers know it."""
+    """The judge's actor, as the scorers know it. There is one, which shares out the work."""
+
+    role = "judge"
+    crew = None
 
     def __init__(self, label: str, actor: ray.actor.ActorHandle, patience_s: float) -> None:
         self.label = label
@@ -173,6 +176,10 @@ class ApiJudgePool:
     async def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
         """The ref of a group's GivenScores."""
         return self._actor.score.remote(group), _nothing
+
+    def actors(self) -> list[dict[str, Any]]:
+        """As `rlft status` shows it."""
+        return [{"name": self.label, "kind": self.role, "state": "healthy", "node": "", "pid": 0}]
 
     async def stop(self) -> None:
         """End the actor."""

@@ -118,6 +118,13 @@ class Fleet:
         """Name and state of every engine."""
         return {member.name: member.state.value for member in self._members}
 
+    def actors(self, kind: str = "engine") -> list[dict[str, Any]]:
+        """Every engine with its state and place, as `rlft status` shows it."""
+        return [
+            {"name": m.name, "kind": kind, "state": m.state.value, "node": m.node[:8], "pid": m.pid}
+            for m in self._members
+        ]
+
     @property
     def size(self) -> int:
         """Engines that are wanted, whatever their state."""
@@ -228,15 +235,12 @@ class Fleet:
                 )
 
     async def _await_start(self, member: Member) -> None:
+        asked = wait_for(member.handle.info.remote())
         try:
-            await within(
-                self._limits.start_s,
-                wait_for(member.handle.info.remote()),
-                actor=f"engine {member.name}",
-                phase="start",
-            )
+            info = await within(self._limits.start_s, asked, actor=f"engine {member.name}", phase="start")
         except (RayActorError, RayTaskError) as error:
             raise EngineError(f"engine {member.name} could not start: {reason_of(error)}") from error
+        member.node, member.pid = info["node"], info["pid"]
         if member.leaving:
             return
         member.move(EngineState.STALE)

@@ -125,11 +125,22 @@ async def _probabilities(prompts: Sequence[Any], labels: tuple[Any, ...], ask: A
 class JudgePool:
     """A judge in front of its engines: a reward as the scorers know it. With `shared` engines it neither starts nor ends them."""
 
+    role = "judge"
+
     def __init__(self, judging: Judging, fleet: Fleet, *, shared: bool) -> None:
         self.label = judging.label
         self._judging = judging
         self._fleet = fleet
         self._shared = shared
+
+    @property
+    def crew(self) -> Fleet | None:
+        """Its own engines; None when they are the policy's."""
+        return None if self._shared else self._fleet
+
+    def actors(self) -> list[dict[str, Any]]:
+        """Its own engines, as `rlft status` shows them."""
+        return [] if self._shared else self._fleet.actors(self.role)
 
     async def start(self, seconds: float) -> None:
         """Wait until every engine answers, within `rollout.start_deadline_s` of its own. Raises EngineError or DeadlineError."""

@@ -21,6 +21,8 @@ class Member:
     state: EngineState = EngineState.STARTING
     incarnation: int = 0
     inflight: int = 0
+    node: str = ""
+    pid: int = 0
     loading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     def move(self, to: EngineState) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -20,7 +21,7 @@ from rlft_core.rewards.protocol import Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
 from services.cluster.placement import actor_options, environment, share_of_cores
-from services.cluster.waiting import answer
+from services.scoring.crew import Crew
 
 _RESTARTS = 3
 _CALLS_AT_ONCE = 1000  # groups that wait in an actor are taken together
@@ -65,35 +66,37 @@ class RewardModelActor:
 
 
 class ModelPool:
-    """The actors of one reward model; a group goes to the one with the least to do."""
+    """The actors of one reward model."""
 
-    def __init__(self, label: str, actors: Sequence[ray.actor.ActorHandle]) -> None:
+    role = "reward"
+
+    def __init__(self, label: str, crew: Crew) -> None:
         self.label = label
-        self.actors = list(actors)
-        self._load = [0] * len(actors)
+        self.crew = crew
 
     async def start(self, seconds: float) -> None:
         """Wait until every actor has loaded its model."""
-        for index, actor in enumerate(self.actors):
-            await answer(actor.ready.remote(), f"reward model '{self.label}' {index}", "start", seconds)
+        await self.crew.start(seconds)
 
     async def stop(self) -> None:
         """End all actors."""
-        for actor in self.actors:
-            ray.kill(actor, no_restart=True)
+        self.crew.stop()
 
     async def score(self, group: ray.ObjectRef) -> tuple[ray.ObjectRef, Callable[[], None]]:
         """The ref of the group's GivenScores, and what to call when they have been read."""
-        index = min(range(len(self.actors)), key=self._load.__getitem__)
-        self._load[index] += 1
+        hand = self.crew.take()
 
         def done() -> None:
-            self._load[index] -= 1
+            hand.load -= 1
 
-        return self.actors[index].score.remote(group), done
+        return hand.actor.score.remote(group), done
+
+    def actors(self) -> list[dict[str, Any]]:
+        """As `rlft status` shows them."""
+        return self.crew.actors(self.role)
 
 
-def create_model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
+def create_model_pool(model: RewardModelConfig, search_path: Path, notice: Callable[[str], None]) -> ModelPool:
     """Start the actors of a reward model whose folder `model.model` names."""
     threads = share_of_cores(model.num_actors)
     options = actor_options(
@@ -104,4 +107,10 @@ def create_model_pool(model: RewardModelConfig, search_path: Path) -> ModelPool:
         max_restarts=_RESTARTS,
     )
     actor = ray.remote(RewardModelActor).options(**options, max_task_retries=_RESTARTS)
-    return ModelPool(model.label, [actor.remote(model, num_threads=threads) for _ in range(model.num_actors)])
+    crew = Crew(
+        f"reward model '{model.label}'",
+        model.num_actors,
+        lambda: actor.remote(model, num_threads=threads),
+        notice=notice,
+    )
+    return ModelPool(model.label, crew)

@@ -28,6 +28,7 @@ from rlft_core.rewards.scoring import num_skipped, score_group
 from rlft_core.types import RolloutGroup, ScoredGroup
 from services.cluster.waiting import answer
 from services.observe.samples import SampleRecord, sample_records
+from services.scoring.crew import Crew, Resizable
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,19 @@ class ScoringActor:
 
 
 class Served(Protocol):
-    """A reward that other actors compute: reward models, judges."""
+    """A reward that other actors compute: reward models, judges. `role`: "reward" or "judge"."""
 
     label: str
+    role: str
+
+    @property
+    def crew(self) -> Resizable | None:
+        """Its actors, if their number can be changed."""
+        ...
+
+    def actors(self) -> list[dict[str, Any]]:
+        """Its actors with their states, as `rlft status` shows them."""
+        ...
 
     async def start(self, seconds: float) -> None:
         """Wait until it answers. Raises EngineError or DeadlineError."""
@@ -125,16 +136,15 @@ class ScorerPool:
 
     def __init__(
         self,
-        actors: Sequence[ray.actor.ActorHandle],
+        crew: Crew,
         served: Sequence[Served] = (),
         *,
         max_skipped: int,
         start_s: float,
         deadline_s: float,
     ) -> None:
-        self._actors = list(actors)
+        self._crew = crew
         self._served = list(served)
-        self._load = [0] * len(actors)
         self._max_skipped = max_skipped
         self._start_s = start_s
         self._deadline_s = deadline_s
@@ -143,24 +153,21 @@ class ScorerPool:
 
     async def start(self) -> None:
         """Wait until every actor has built its rewards."""
-        for index, actor in enumerate(self._actors):
-            await self._answer(actor.ready.remote(), f"scorer {index}", "start", self._start_s)
+        await self._crew.start(self._start_s)
         for served in self._served:
             await served.start(self._start_s)
 
     async def score(self, group: ray.ObjectRef) -> ray.ObjectRef:
         """The ref of the ScoredGroup of a ref of a RolloutGroup. Raises RewardError."""
-        index = min(range(len(self._actors)), key=self._load.__getitem__)
-        self._load[index] += 1
         asked: list[tuple[ray.ObjectRef, Callable[[], None]]] = []
         try:
             for served in self._served:
                 asked.append(await served.score(group))
-            # Ray hands their values on as soon as they are there; they never come here.
-            summary, scored = self._actors[index].score.remote(group, *(ref for ref, _ in asked))
-            found: ScoreSummary = await self._answer(summary, f"scorer {index}", "score")
+            with self._crew.least() as hand:
+                # Ray hands their values on as soon as they are there; they never come here.
+                summary, scored = hand.actor.score.remote(group, *(ref for ref, _ in asked))
+                found: ScoreSummary = await self._answer(summary, hand.name, "score")
         finally:
-            self._load[index] -= 1
             for _, done in asked:
                 done()
         self.num_skipped += found.num_skipped
@@ -175,21 +182,42 @@ class ScorerPool:
 
     async def records(self, scored: Sequence[ray.ObjectRef]) -> list[SampleRecord]:
         """Scored groups as text, in order. Groups become text in an actor, so no token comes to the coordinator."""
-        calls = [self._actors[k % len(self._actors)].records.remote(ref) for k, ref in enumerate(scored)]
-        parts = await asyncio.gather(*(self._answer(call, "scorer", "describe samples") for call in calls))
+        parts = await asyncio.gather(*(self._described(ref) for ref in scored))
         return [record for part in parts for record in part]
+
+    async def _described(self, scored: ray.ObjectRef) -> list[SampleRecord]:
+        with self._crew.least() as hand:
+            found: list[SampleRecord] = await self._answer(
+                hand.actor.records.remote(scored), hand.name, "describe samples"
+            )
+        return found
 
     async def measure(self, scored: Sequence[ray.ObjectRef]) -> tuple[list[float], dict[str, list[float]]]:
         """Rewards and unrewarded metrics of the first completion of each scored group, in order."""
-        found: tuple[list[float], dict[str, list[float]]] = await self._answer(
-            self._actors[0].measure.remote(list(scored)), "scorer 0", "measure"
-        )
+        with self._crew.least() as hand:
+            found: tuple[list[float], dict[str, list[float]]] = await self._answer(
+                hand.actor.measure.remote(list(scored)), hand.name, "measure"
+            )
         return found
+
+    def resizable(self) -> dict[str, Resizable]:
+        """Whose number can be changed: "scorers"; rewards and judges by label, the only one of its role by its role too."""
+        crews = [(served, served.crew) for served in self._served]
+        found: dict[str, Resizable] = {"scorers": self._crew}
+        for served, crew in crews:
+            if crew is not None:
+                found[served.label] = crew
+                if sum(other.role == served.role for other, _ in crews) == 1:
+                    found[served.role] = crew
+        return found
+
+    def actors(self) -> list[dict[str, Any]]:
+        """All actors with their states, as `rlft status` shows them."""
+        return [*self._crew.actors("scorer"), *(actor for served in self._served for actor in served.actors())]
 
     async def stop(self) -> None:
         """End all actors."""
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)
+        self._crew.stop()
         for served in self._served:
             await served.stop()
 

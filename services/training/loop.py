@@ -23,11 +23,14 @@ Inflight = deque[asyncio.Future[list[ray.ObjectRef]]]
 
 
 async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
-    """Run all steps that are left. The tuned model and its checkpoints are in the learner's folder afterwards."""
+    """Run all steps that are left. The tuned model and its checkpoints are in the learner's folder afterwards.
+
+    Raises RunStopped, with a last checkpoint written, when the run was asked to stop.
+    """
     learner, prompts, observe = services.learner, services.prompts, services.observe
     step = await services.start()  # 0, or that of the learner's latest checkpoint
     inflight: Inflight = deque()
-    while step < stage.num_steps and not services.watch.stopped:
+    while step < stage.num_steps and not services.stopped:
         with observe.step(step) as clock:
             try:
                 with clock("sync"):
@@ -50,6 +53,7 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
             clock.record({**metrics, **services.metrics(reports)})
             await services.log_samples(step, scored)
         step += 1
+    await cancel(inflight)
     await services.finish(step)
 
 
@@ -64,7 +68,7 @@ async def generate_and_score(batch: list[Prompt], services: LoopServices) -> lis
 
 
 async def cancel(inflight: Inflight) -> None:
-    """Forget batches that were sampled for steps that will be done again."""
+    """Forget batches that were sampled for steps that will be done again, or not at all."""
     for task in inflight:
         task.cancel()
     await asyncio.gather(*inflight, return_exceptions=True)

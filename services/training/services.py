@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
+from rlft_core.errors import ConfigError, RunStopped
 from rlft_core.types import Prompt, Row
+from services.control.desk import Desk, Hooks
 from services.learner.learner import Learner
 from services.learner.mailbox import LearnerRestarted
 from services.observe.clock import covered
@@ -21,6 +24,7 @@ from services.scoring.scorers import ScorerPool
 from services.training.watch import Watch
 
 _RETRY_S = 1.0
+_MOST_ACTORS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,40 @@ class LoopServices:
     observe: StageObserver
     sampling: Sampling
     notice: Callable[[str], None]
+    desk: Desk
+
+    @property
+    def stopped(self) -> bool:
+        """Should no further step begin?"""
+        return self.watch.stopped or self.desk.stopping
+
+    def hooks(self) -> Hooks:
+        """What can be done to the stage while it works. A stop is seen by the loop, between two steps."""
+
+        async def stop() -> None:
+            return None
+
+        return Hooks(stop, self.scale, self.actors)
+
+    def scale(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Change how many actors there are: {"rollouts": 3, "reward": 2, "judge": 2}. Raises ConfigError.
+
+        Returns {what: {"from", "to"}}; newcomers are starting, leavers finish what they were asked.
+        """
+        resizable = {"rollouts": self.rollouts, **self.scorer.resizable()}
+        for what, size in wanted.items():
+            if what not in resizable:
+                raise ConfigError(f"this stage has no actors '{what}' of its own; it has {', '.join(resizable)}")
+            if not isinstance(size, int) or not 1 <= size <= _MOST_ACTORS:
+                raise ConfigError(f"{what}: {size} is no number of actors from 1 to {_MOST_ACTORS}")
+        told = {what: {"from": resizable[what].size, "to": size} for what, size in wanted.items()}
+        for what, size in wanted.items():
+            resizable[what].resize(size)
+        return told
+
+    def actors(self) -> list[dict[str, Any]]:
+        """Every actor of the stage as `rlft status` shows it."""
+        return [*self.rollouts.actors(), *self.scorer.actors(), *self.learner.actors()]
 
     async def start(self) -> int:
         """Wait for engines, scorers and learner, which start side by side; returns the step the learner stands at."""
@@ -87,7 +125,11 @@ class LoopServices:
                 await asyncio.sleep(_RETRY_S)
 
     async def finish(self, step: int) -> None:
-        """Look at the last model and let the learner end. Raises LearnerError when it does not end well."""
+        """Look at the last model and let the learner end. Raises LearnerError when it does not end well, RunStopped when
+        steps are left because the run should stop."""
+        if self.desk.stopping and step < self.watch.num_steps and not self.watch.stopped:
+            await self.learner.save()
+            raise RunStopped(f"stopped after step {step} of {self.watch.num_steps}; its checkpoint is written")
         if self.watch.config is not None and not self.watch.stopped:
             try:
                 await self.sync()

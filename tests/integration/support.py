@@ -23,6 +23,7 @@ from rlft_core.config.load import parse_recipe
 from rlft_core.config.online import PpoStage
 from rlft_core.config.stages import SftStage
 from rlft_core.data.prepare import rows_of
+from services.control.desk import Desk
 from services.observe.observer import Observer
 from services.observe.sinks import RunInfo
 from services.observe.terminal import Terminal
@@ -138,7 +139,8 @@ def here(base: Path, recipe: Recipe) -> Here:
     model = recipe.model.name
     observer = Observer(RunInfo(recipe.name, folder), terminal=Terminal(told))
     splits = rows_of(recipe.data, base, recipe.seed)
-    return Here(RunContext(recipe, folder, base, model, splits, fingerprints(recipe, model, base), observer), told)
+    prints = fingerprints(recipe, model, base)
+    return Here(RunContext(recipe, folder, base, model, splits, prints, observer, Desk(folder)), told)
 
 
 Disturbance = Callable[[LoopServices], Awaitable[None]]

@@ -50,6 +50,10 @@ def sleepy(sample, marker):
 '''
 
 
+TOLD: list[str] = []
+"""What a person would have read."""
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A folder with a user's module in it."""
@@ -59,7 +63,7 @@ def own(tmp_path: Path) -> Path:
 
 def pool_of(own: Path, *rewards: RewardConfig, **changes: Any) -> ScorerPool:
     stage = PpoStage.model_validate(ppo(**changes) | {"rewards": list(rewards)})
-    return create_scorers(stage, stage.rewards, own)
+    return create_scorers(stage, stage.rewards, own, notice=TOLD.append)
 
 
 def group(number: int, *texts: str) -> RolloutGroup:
@@ -187,7 +191,7 @@ def test_reward_models_that_are_killed_come_back_and_no_score_is_lost(own: Path,
     async def test() -> None:
         (served,) = pool._served
         assert isinstance(served, ModelPool)
-        actors = served.actors
+        actors = [hand.actor for hand in served.crew.hands]
         pids = [await actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]
         asked = asyncio.ensure_future(scores(pool, groups))
         await asyncio.sleep(0.01)  # all are asked for, few are scored
@@ -202,3 +206,31 @@ def test_reward_models_that_are_killed_come_back_and_no_score_is_lost(own: Path,
             assert [score.total for score in one.scores] == pytest.approx(values, abs=1e-4)
 
     run(pool, test)
+
+
+def test_scorers_and_reward_models_join_and_leave_while_they_score(own: Path, tiny_model: Path) -> None:
+    config = RewardModelConfig(name="taste", model=str(reward_model_folder(tiny_model, own / "model")))
+    groups = [group(k, f"text {k}", "word " * (1 + k % 9)) for k in range(60)]
+    alone = RewardModelReward.from_config(config)
+    expected = [alone(samples_of(one)) for one in groups]
+    pool = pool_of(own, config)
+    TOLD.clear()
+
+    async def settled(size: int) -> None:
+        while [actor["state"] for actor in pool.actors()] != ["healthy"] * (2 * size):
+            await asyncio.sleep(0.05)
+
+    async def test() -> None:
+        assert sorted(pool.resizable()) == ["reward", "scorers", "taste"]
+        for size in (2, 1):
+            asked = asyncio.ensure_future(scores(pool, groups))
+            for crew in (pool.resizable()["scorers"], pool.resizable()["reward"]):
+                crew.resize(size)
+                assert crew.size == size
+            for one, values in zip(await asked, expected, strict=True):
+                assert [score.total for score in one.scores] == pytest.approx(values, abs=1e-4)
+            await asyncio.wait_for(settled(size), 60.0)
+
+    run(pool, test)
+    assert sorted(TOLD[:2]) == ["reward model 'taste' 1 joined", "scorer 1 joined"]
+    assert sorted(TOLD[2:]) == ["reward model 'taste' 1 left", "scorer 1 left"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlft_core.errors import CheckpointError, RewardError
-from services.learner.mailbox import Keep, LearnerRestarted, Mailbox, Standing
+from services.learner.mailbox import CLOSED, HALTING, OPEN, Keep, LearnerRestarted, Mailbox, Save, Standing
 from services.weights.bundle import Manifest
 from services.weights.publication import Publication
 
@@ -142,11 +142,11 @@ def test_no_more_work_is_none_for_every_rank() -> None:
     async def test(box: Mailbox) -> None:
         await box.register(standing(5), publication(5))
         waiting = await still_waiting(box.take(5, 0))
-        assert await box.closed() is False
+        assert await box.standing_order() == OPEN
         await box.close()
         assert await waiting is None
         assert await box.take(5, 1) is None
-        assert await box.closed() is True
+        assert await box.standing_order() == CLOSED
 
     run(test)
 
@@ -254,6 +254,48 @@ def test_a_learner_that_dies_while_it_keeps_a_model_tells_whoever_waits() -> Non
             await keeping
         # Nothing of the order is left for the learner that came back.
         await still_waiting(box.take(2, 0))
+
+    run(test)
+
+
+def test_a_last_checkpoint_is_written_by_all_ranks_of_steps_that_are_written_down() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        delivered = await still_waiting(box.deliver(0, SHARDS))
+        await box.ack({}, publication(1))
+        await delivered
+        settled = await still_waiting(box.settled())
+        saving = await still_waiting(box.save())
+        assert await settled is True  # whoever asks for a checkpoint has written the step down
+        assert await box.take(1, 0) == await box.take(1, 1) == Save()
+        await box.kept()
+        await saving
+
+    run(test)
+
+
+def test_a_learner_that_takes_its_steps_by_itself_is_told_to_halt_and_says_that_it_did() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), None)
+        assert await box.standing_order() == OPEN
+        await box.halt()
+        assert await box.standing_order() == HALTING
+        assert await box.halted() is False  # its last step may end it first
+        waiting = await still_waiting(box.progress(0))
+        await box.halting()
+        assert await waiting == []
+        assert await box.halted() is True
+        assert await box.standing_order() == CLOSED
+
+    run(test)
+
+
+def test_a_learner_that_was_done_before_it_could_halt_did_not_halt() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), None)
+        await box.halt()
+        await box.close()
+        assert await box.halted() is False
 
     run(test)
 
