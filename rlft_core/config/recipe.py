@@ -29,7 +29,9 @@ class ClusterConfig(Strict):
     object_store_mb: PositiveInt | None = None
     """Size of a local cluster's object store, in MiB. Default: four copies of the model and a margin."""
     wait_s: PositiveFloat = 60.0
-    """How long to wait for resources that are not there yet."""
+    """How long to wait for resources that are not there yet, such as nodes that an autoscaler starts."""
+    queue_s: PositiveFloat = 86400.0
+    """How long to wait, on a cluster that is joined, for others to end who hold what is needed."""
     dashboard: bool = False
     """Start Ray's dashboard with a local cluster."""
 

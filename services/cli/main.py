@@ -9,9 +9,11 @@
     rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
     rlft generate RUN    answers of a run's model, the best of several by its own judgement
     rlft show tokens RUN   texts with every token coloured by what it earned
+    rlft status | stop | scale RUN   watch and steer a run that works, here or with --address on a cluster
+    rlft submit RECIPE | jobs | logs RUN | resume RUN   runs as jobs of a Ray cluster
     rlft version
 
-Exit codes: 0 done, 1 something failed while running, 2 something the user can mend, 130 interrupted.
+Exit codes: 0 done or stopped as asked, 1 something failed while running, 2 something the user can mend, 130 interrupted.
 
 Relative paths, in a recipe as on the command line, are relative to the folder in which rlft is started, which is also
 where the modules of `custom` rewards are looked for.
@@ -23,23 +25,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from rlft_core.errors import RlftError, ServiceError, UserError
+from rlft_core.errors import ConfigError
 from services.cli.init import init
+from services.cli.jobs import jobs, logs, resume, submit
+from services.cli.steer import scale, status, stop
+from services.cli.told import logs_named, told
 
 if TYPE_CHECKING:
     from rlft_core.config import Recipe
     from rlft_core.plan import Available
-
-FAILED, MENDABLE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="rlft",
@@ -72,6 +73,12 @@ def run(
     runs_dir: RunsDir = Path("runs"),
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; its files go to RUNS_DIR/NAME.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put earlier results aside and do all stages again.")] = False,
+    require_env: Annotated[
+        list[str] | None, typer.Option("--require-env", hidden=True, help="A variable that must be set. Repeatable.")
+    ] = None,
+    as_job: Annotated[
+        bool, typer.Option("--as-job", hidden=True, help="Keep what the job was given in the run.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe, or go on with it where it stopped.
@@ -81,6 +88,14 @@ def run(
     """
     with told(debug):
         loaded = prepared_recipe(recipe, overrides or [], name=name)
+        if missing := [name for name in require_env or [] if name not in os.environ]:
+            raise ConfigError(
+                f"the nodes of the cluster lack {', '.join(missing)}, which --env asked for; set them there"
+            )
+        if as_job:
+            from services.jobs.submit import keep_source
+
+            keep_source(Path.cwd(), runs_dir / loaded.name)
         from rlft_core.plan import make_plan
         from services.cli.show_plan import plan_console, show_plan
 
@@ -265,6 +280,10 @@ def version() -> None:
         typer.echo("unknown: rlft is not installed, only its files are there")
 
 
+for command in (status, stop, scale, submit, jobs, logs, resume):
+    app.command()(command)
+
+
 def _run_folder(run: Path, runs_dir: Path) -> Path:
     return run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
 
@@ -300,32 +319,6 @@ def available_here(runs_dir: Path) -> Available:
     return Available(found.cores, len(found.gpus), found.memory_available_bytes, disk.free_bytes)
 
 
-@contextmanager
-def told(debug: bool) -> Iterator[None]:
-    """Turn rlft's own errors into a message and an exit code. Errors that rlft did not foresee keep their traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say("Interrupted. Started again, the run goes on from its last checkpoint.", style="yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    except RlftError as error:
-        if debug:
-            raise
-        _say(f"Error: {error}", style="bold red" if isinstance(error, UserError) else "red")
-        raise typer.Exit(MENDABLE if isinstance(error, UserError) else FAILED) from None
-
-
-@contextmanager
-def logs_named(folder: Path) -> Iterator[None]:
-    """Say where the logs are when a part of the running system fails."""
-    try:
-        yield
-    except ServiceError:
-        ray_logs = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
-        _say(f"Files of the run: {folder.absolute()}\nLogs of its processes: {ray_logs}", style="yellow")
-        raise
-
-
 def _log_to_stderr() -> None:
     """Show what rlft itself logs, such as that a model is being converted; libraries keep their own settings."""
     for name in ("rlft_core", "services"):
@@ -333,10 +326,6 @@ def _log_to_stderr() -> None:
         if not logger.handlers:
             logger.addHandler(logging.StreamHandler())
             logger.setLevel(logging.INFO)
-
-
-def _say(text: str, *, style: str) -> None:
-    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
 
 
 def main() -> None:

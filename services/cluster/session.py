@@ -25,14 +25,28 @@ _START_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one stage asks of the cluster at once."""
+    """What one stage asks of the cluster at once. `bundles`: CPUs and GPUs of each actor."""
 
-    num_cpus: float
-    num_gpus: float = 0.0
+    bundles: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def num_cpus(self) -> float:
+        """Of all together."""
+        return sum(cpus for cpus, _ in self.bundles)
+
+    @property
+    def num_gpus(self) -> float:
+        """Of all together."""
+        return sum(gpus for _, gpus in self.bundles)
+
+    def __add__(self, other: Needs) -> Needs:
+        return Needs(self.bundles + other.bundles)
 
     def largest(self, other: Needs) -> Needs:
-        """Enough for either."""
-        return Needs(max(self.num_cpus, other.num_cpus), max(self.num_gpus, other.num_gpus))
+        """Enough for either, one after the other."""
+        more, less = sorted((self, other), key=lambda needs: (needs.num_gpus, needs.num_cpus), reverse=True)
+        missing = max(0.0, less.num_cpus - more.num_cpus)
+        return Needs((*more.bundles, (missing, 0.0))) if missing else more
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,13 @@ class Status:
         aside.replace(file)
 
 
-def read_status(run: Path) -> dict[str, Any] | None:
+def read_status(run: Path, now: Callable[[], float] = time.time) -> dict[str, Any] | None:
     """A run's status; None when it never wrote one. A run that should be at work and is silent is "dead"."""
     try:
         told: dict[str, Any] = json.loads((run / STATUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    told["silent_s"] = max(0.0, time.time() - told["time"])
+    told["silent_s"] = max(0.0, now() - told["time"])
     if told["state"] in AT_WORK and told["silent_s"] > SILENT_S:
         told["state"] = "dead"
     return told

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rlft_core.errors import RunStopped
+from services.cluster.room import Turn
 from services.control.desk import Desk
 from services.control.requests import clear
 from services.observe.status import Status
@@ -16,13 +17,13 @@ from services.observe.status import Status
 _BEAT_EVERY_S = 1.0
 
 
-async def attended(work: Coroutine[Any, Any, None], desk: Desk, status: Status) -> None:
-    """Do the work of a stage. Raises RunStopped when it was asked to stop and there was work left.
+async def attended(work: Coroutine[Any, Any, None], desk: Desk, status: Status, turn: Turn | None = None) -> None:
+    """Do the work of a stage, in its turn where there is one. Raises RunStopped when it should stop before its end.
 
     SIGTERM asks once; a second one ends it at once. Ctrl-C is not caught.
     """
     task = asyncio.ensure_future(work)
-    beside = [asyncio.ensure_future(desk.attend(task)), asyncio.ensure_future(_beat(desk, status))]
+    beside = [asyncio.ensure_future(desk.attend(task)), asyncio.ensure_future(_beat(desk, status, turn))]
     try:
         with _terminated(desk):
             await task
@@ -56,12 +57,16 @@ def outcome(status: Status) -> Iterator[None]:
             status.write()
 
 
-async def _beat(desk: Desk, status: Status) -> None:
-    told = False
+async def _beat(desk: Desk, status: Status, turn: Turn | None) -> None:
+    told = placed = False
     while True:
         status.state = "stopping" if desk.stopping else "running"
+        actors = desk.hooks.actors()
+        placed = placed or (bool(actors) and all(actor["state"] != "starting" for actor in actors))
+        if turn is not None:
+            turn.beat(placed=placed)
         try:
-            status.write(desk.hooks.actors())
+            status.write(actors)
         except OSError as error:
             if not told:
                 status.observer.notice(f"status.json cannot be written: {error}")

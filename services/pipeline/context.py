@@ -70,30 +70,27 @@ class RunContext:
 
 def needs_of(recipe: Recipe, stage: StageConfig, *, gpus_there: int) -> Needs:
     """What a stage asks of the cluster. Raises ResourceError when it demands GPUs and the cluster has none."""
-    learner = engines = scorers = Needs(0)
+    learner = engines = scorers = Needs()
     if not isinstance(stage, EvaluateStage):
-        ranks = stage.learner.num_ranks
-        learner = Needs(ranks * stage.learner.cpus_per_rank, ranks if learner_uses_gpu(stage, gpus_there) else 0)
+        rank = (stage.learner.cpus_per_rank, 1.0 if learner_uses_gpu(stage, gpus_there) else 0.0)
+        learner = Needs((rank,) * stage.learner.num_ranks)
     if isinstance(stage, EvaluateStage | OnlineStage) or samples_first(stage):
         engines = engine_needs(stage.rollout, gpus_there=gpus_there)
     if isinstance(stage, OnlineStage):
-        models = stage.reward_models
-        scorer_cpus = stage.num_scorers + sum(model.num_actors * model.cpus_per_actor for model in models)
-        scorers = Needs(scorer_cpus, sum(model.num_actors * model.gpus_per_actor for model in models))
+        scorers = Needs(((1.0, 0.0),) * stage.num_scorers)
+        for model in stage.reward_models:
+            scorers += Needs(((model.cpus_per_actor, model.gpus_per_actor),) * model.num_actors)
         for judge in own_judges(recipe, stage):
-            asked = engine_needs(judge.rollout, gpus_there=gpus_there)
-            scorers = Needs(scorers.num_cpus + asked.num_cpus, scorers.num_gpus + asked.num_gpus)
+            scorers += engine_needs(judge.rollout, gpus_there=gpus_there)
     if samples_first(stage):
         return learner.largest(engines)  # it samples before its learner starts
-    parts = (learner, engines, scorers)
-    return Needs(sum(part.num_cpus for part in parts), sum(part.num_gpus for part in parts))
+    return learner + engines + scorers
 
 
 def engine_needs(rollout: RolloutConfig, *, gpus_there: int) -> Needs:
     """What the engines of one section ask of the cluster."""
     on_gpu = gpus_there or rollout.tensor_parallel > 1
-    engine_gpus = rollout.num_engines * rollout.tensor_parallel if on_gpu else 0
-    return Needs(rollout.num_engines * rollout.cpus_per_engine, engine_gpus)
+    return Needs(((rollout.cpus_per_engine, float(rollout.tensor_parallel) if on_gpu else 0.0),) * rollout.num_engines)
 
 
 def learner_placement(stage: TrainingStage, search_path: Path) -> Placement:

@@ -25,6 +25,7 @@ from rlft_core.config.stages import DpoStage, EvaluateStage, RewardModelStage, S
 from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
+from services.cluster.room import Turn, room_for
 from services.cluster.session import Needs, num_gpus_here, session, wait_for
 from services.control.desk import Desk
 from services.observe.judge_alarm import JudgeAlarm
@@ -91,14 +92,28 @@ def _run_stages(context: RunContext, status: Status) -> None:
             context.observer.terminal.line(f"{stage.name}: done before, with the same inputs; not run again")
     if not todo:
         return
-    least = Needs(0)
+    least = Needs()
     for stage in todo:
         least = least.largest(needs_of(context.recipe, stage, gpus_there=0))
     with session(context.recipe.cluster, least, model_bytes=_bytes_of(context.base_model)):
         for stage in todo:
-            wait_for(needs_of(context.recipe, stage, gpus_there=num_gpus_here()), context.recipe.cluster.wait_s)
             status.stage = stage.name
-            _run_stage(context, stage, status)
+            with _room(context, stage, status) as turn:
+                _run_stage(context, stage, status, turn)
+
+
+@contextmanager
+def _room(context: RunContext, stage: StageConfig, status: Status) -> Iterator[Turn | None]:
+    """Wait until the cluster has what a stage asks for; on one that others use too, until it is free."""
+    cluster = context.recipe.cluster
+    needs = needs_of(context.recipe, stage, gpus_there=num_gpus_here())
+    if cluster.address == "local":
+        wait_for(needs, cluster.wait_s)
+        yield None
+        return
+    status.state = "waiting"
+    with room_for(context.recipe.name, needs, cluster, say=context.notice, tick=status.write) as turn:
+        yield turn
 
 
 def _is_done(context: RunContext, stage: StageConfig) -> bool:
@@ -106,7 +121,7 @@ def _is_done(context: RunContext, stage: StageConfig) -> bool:
     return record is not None and record.done and record.fingerprint == context.fingerprints[stage.name]
 
 
-def _run_stage(context: RunContext, stage: StageConfig, status: Status) -> None:
+def _run_stage(context: RunContext, stage: StageConfig, status: Status, turn: Turn | None) -> None:
     folder = context.stage_folder(stage.name)
     fingerprint = context.fingerprints[stage.name]
     before = read_record(folder)
@@ -123,7 +138,7 @@ def _run_stage(context: RunContext, stage: StageConfig, status: Status) -> None:
 
     note()
     try:
-        asyncio.run(_noting(attended(_dispatch(context, stage), context.desk, status), note))
+        asyncio.run(_noting(attended(_dispatch(context, stage), context.desk, status, turn), note))
     except BaseException:
         note()
         raise

@@ -22,6 +22,7 @@ from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import Prompt, RolloutGroup
 from services.cluster.placement import environment, share_of_cores
 from services.cluster.session import num_gpus_here
+from services.control.desk import Hooks
 from services.pipeline.context import RunContext
 from services.pipeline.encoding import encode_prompts
 from services.pipeline.record import write_json
@@ -44,7 +45,10 @@ async def run_evaluate(context: RunContext, stage: EvaluateStage) -> None:
     fleet = create_fleet(
         context.recipe, stage.rollout, first, on_gpu=num_gpus_here() > 0, notice=context.notice, lora=False
     )
-    with context.observer.stage(stage.name, num_steps=len(models)) as observe:
+    with (
+        context.observer.stage(stage.name, num_steps=len(models)) as observe,
+        context.desk.stage(stage.name, Hooks(actors=fleet.actors)),
+    ):
         try:
             await fleet.start()
             answers: dict[str, list[ray.ObjectRef]] = {}

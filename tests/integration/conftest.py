@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[None]:
     """A local Ray cluster in this process, for all tests that need no cluster of their own."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with session(ClusterConfig(num_cpus=32, object_store_mb=256), Needs(0), model_bytes=0):
+    with session(ClusterConfig(num_cpus=32, object_store_mb=256), Needs(), model_bytes=0):
         yield
 
 
