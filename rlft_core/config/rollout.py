@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rlft_core.config.base import Strict
 
@@ -20,13 +20,30 @@ class SamplingConfig(Strict):
     """EOS is not allowed before this many tokens."""
 
 
+class AutoscaleConfig(Strict):
+    """The number of engines follows what the run waits for."""
+
+    min: PositiveInt = 1
+    """Fewest engines."""
+    max: PositiveInt
+    """Most engines."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscaleConfig:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
 class RolloutConfig(Strict):
     """vLLM engines as Ray actors."""
 
     engine: Literal["vllm", "fake"] = "vllm"
     """`vllm`, or `fake`: a scripted engine without a model, for tests of recipes and rewards."""
     num_engines: PositiveInt = 1
-    """Engines that share the prompts of a step."""
+    """Engines that share the prompts of a step; `rlft scale` changes it while the run works."""
+    autoscale: AutoscaleConfig | None = None
+    """Add engines while the learner waits for samples, and give them back when they are idle."""
     tensor_parallel: PositiveInt = 1
     """GPUs one engine's model is split over."""
     cpus_per_engine: NonNegativeFloat = 1.0

@@ -48,3 +48,9 @@ def actor_options(
         "max_restarts": max_restarts,
         "runtime_env": {"env_vars": dict(env)},
     }
+
+
+def late(options: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
+    """Options of an actor that joins later. A cluster of this machine alone was made as large as the recipe said and counts
+    CPUs only logically: there, a latecomer asks for none."""
+    return {**options, "num_cpus": 0} if local else dict(options)

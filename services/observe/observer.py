@@ -140,6 +140,11 @@ class StageObserver:
             self._observer.write(self._stage, step, clock.metrics())
             self._next_step = step + 1
 
+    @property
+    def progress(self) -> Progress:
+        """Where the stage stands."""
+        return self._observer.progress
+
     def wants_samples(self, step: int) -> bool:
         """Whether samples of this step should be fetched."""
         return self._sample_log.due(step)

@@ -16,7 +16,7 @@ from rlft_core.errors import ConfigError
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.models.reward_model import RewardFacts
 from rlft_core.types import Prompt
-from services.cluster.placement import actor_options, environment, share_of_cores
+from services.cluster.placement import actor_options, environment, late, share_of_cores
 from services.cluster.session import num_gpus_here
 from services.learner import entry
 from services.learner.learner import Learner
@@ -30,6 +30,7 @@ from services.rollout.engine import Sampling
 from services.scoring.crew import Crew
 from services.scoring.reward_models import create_model_pool
 from services.scoring.scorers import ScorerPool, ScoringActor, Served
+from services.training.autoscale import Autoscale
 from services.training.loop import run_loop
 from services.training.services import LoopServices, PromptSource
 from services.training.watch import Watch
@@ -89,15 +90,12 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         policy=start,
         trust_remote_code=recipe.model.trust_remote_code,
         notice=context.notice,
+        local=recipe.cluster.address == "local",
     )
     learner = create_learner(context, stage, start, (prompts.ids[0], encode_target(tokenizer, prompts.rows[0].output)))
+    per_step, num_samples = stage.prompts_per_step, stage.samples_per_prompt
     source = PromptSource(
-        prompts.rows,
-        prompts.ids,
-        per_step=stage.prompts_per_step,
-        num_samples=stage.samples_per_prompt,
-        run=stage.name,
-        seed=recipe.seed,
+        prompts.rows, prompts.ids, per_step=per_step, num_samples=num_samples, run=stage.name, seed=recipe.seed
     )
     sampling = Sampling(stage.sampling.temperature, stage.sampling.max_tokens, stage.sampling.min_tokens)
     watch = Watch(
@@ -111,7 +109,10 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         learner,
         context.notice,
     )
-    return LoopServices(fleet, scorers, learner, watch, source, observe, sampling, context.notice, context.desk)
+    autoscale = Autoscale(stage.rollout.autoscale, fleet, context.notice)
+    return LoopServices(
+        fleet, scorers, learner, watch, source, observe, sampling, context.notice, context.desk, autoscale
+    )
 
 
 def _watched_prompts(context: RunContext, stage: OnlineStage, tokenizer: Any) -> list[Prompt]:
@@ -156,13 +157,15 @@ def create_scorers(
     policy: str | None = None,
     trust_remote_code: bool = False,
     notice: Callable[[str], None],
+    local: bool = False,
 ) -> ScorerPool:
     """Start the reward actors of a stage, and those of its reward models, whose folders `rewards` name.
 
-    `judges` by label; `policy`: the folder with the policy's tokenizer, for rewards of single tokens.
+    `judges` by label; `policy`: the folder with the policy's tokenizer, for rewards of single tokens; `local`: the cluster is
+    this machine alone.
     """
     served: list[Served] = [
-        create_model_pool(reward, search_path, notice)
+        create_model_pool(reward, search_path, notice, local=local)
         if isinstance(reward, RewardModelConfig)
         else (judges or {})[reward.label]
         for reward in rewards
@@ -171,10 +174,11 @@ def create_scorers(
     may_skip = stage.max_skipped_samples > 0
     threads = share_of_cores(stage.num_scorers)
     options = actor_options(num_cpus=1, env=environment(threads, search_path), max_restarts=_RESTARTS_OF_SCORERS)
-    actor = ray.remote(ScoringActor).options(**options, max_task_retries=_RESTARTS_OF_SCORERS)
+    actor = ray.remote(ScoringActor)
 
-    def hire() -> ray.actor.ActorHandle:
-        return actor.remote(
+    def hire(number: int) -> ray.actor.ActorHandle:
+        chosen = options if number < stage.num_scorers else late(options, local=local)
+        return actor.options(**chosen, max_task_retries=_RESTARTS_OF_SCORERS).remote(
             rewards,
             may_skip=may_skip,
             search_path=str(search_path),

@@ -10,7 +10,7 @@ import ray
 
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.rollout import RolloutConfig
-from services.cluster.placement import actor_options, engine_environment, share_of_cores
+from services.cluster.placement import actor_options, engine_environment, late, share_of_cores
 from services.rollout.actor import RolloutActor
 from services.rollout.engine import EngineSettings
 from services.rollout.fleet import Fleet
@@ -44,6 +44,8 @@ def create_fleet(
             env=engine_environment(threads, on_gpu=on_gpu),
             max_concurrency=_MAX_CONCURRENT_CALLS,
         )
+        if int(member.rsplit("-", 1)[1]) >= rollout.num_engines:
+            options = late(options, local=recipe.cluster.address == "local")
         return actor.options(**options).remote(member, rollout.engine, settings)
 
     limits = FleetLimits(

@@ -46,10 +46,10 @@ class Hand:
 
 
 class Crew:
-    """`create` starts one more actor, which has a method `ready`. `kind` names them in messages."""
+    """`create` starts actor number n, which has a method `ready`. `kind` names them in messages."""
 
     def __init__(
-        self, kind: str, size: int, create: Callable[[], ray.actor.ActorHandle], *, notice: Callable[[str], None]
+        self, kind: str, size: int, create: Callable[[int], ray.actor.ActorHandle], *, notice: Callable[[str], None]
     ) -> None:
         self._kind = kind
         self._create = create
@@ -110,9 +110,8 @@ class Crew:
             ray.kill(hand.actor, no_restart=True)
 
     def _hired(self) -> Hand:
-        name = f"{self._kind} {self._next}"
-        self._next += 1
-        return Hand(name, self._create())
+        number, self._next = self._next, self._next + 1
+        return Hand(f"{self._kind} {number}", self._create(number))
 
     async def _begun(self, hand: Hand) -> None:
         await answer(hand.actor.ready.remote(), hand.name, "start", self._start_s)

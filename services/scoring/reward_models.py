@@ -20,7 +20,7 @@ from rlft_core.rewards.given import GivenScores
 from rlft_core.rewards.protocol import Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
-from services.cluster.placement import actor_options, environment, share_of_cores
+from services.cluster.placement import actor_options, environment, late, share_of_cores
 from services.scoring.crew import Crew
 
 _RESTARTS = 3
@@ -96,8 +96,10 @@ class ModelPool:
         return self.crew.actors(self.role)
 
 
-def create_model_pool(model: RewardModelConfig, search_path: Path, notice: Callable[[str], None]) -> ModelPool:
-    """Start the actors of a reward model whose folder `model.model` names."""
+def create_model_pool(
+    model: RewardModelConfig, search_path: Path, notice: Callable[[str], None], *, local: bool = False
+) -> ModelPool:
+    """Start the actors of a reward model whose folder `model.model` names. `local`: the cluster is this machine alone."""
     threads = share_of_cores(model.num_actors)
     options = actor_options(
         num_cpus=model.cpus_per_actor,
@@ -106,11 +108,11 @@ def create_model_pool(model: RewardModelConfig, search_path: Path, notice: Calla
         max_concurrency=_CALLS_AT_ONCE,
         max_restarts=_RESTARTS,
     )
-    actor = ray.remote(RewardModelActor).options(**options, max_task_retries=_RESTARTS)
-    crew = Crew(
-        f"reward model '{model.label}'",
-        model.num_actors,
-        lambda: actor.remote(model, num_threads=threads),
-        notice=notice,
-    )
+    actor = ray.remote(RewardModelActor)
+
+    def hire(number: int) -> ray.actor.ActorHandle:
+        chosen = options if number < model.num_actors else late(options, local=local)
+        return actor.options(**chosen, max_task_retries=_RESTARTS).remote(model, num_threads=threads)
+
+    crew = Crew(f"reward model '{model.label}'", model.num_actors, hire, notice=notice)
     return ModelPool(model.label, crew)

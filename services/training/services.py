@@ -21,6 +21,7 @@ from services.rollout.actor import SyncReport
 from services.rollout.engine import Sampling
 from services.rollout.fleet import Fleet, WeightsLost
 from services.scoring.scorers import ScorerPool
+from services.training.autoscale import Autoscale
 from services.training.watch import Watch
 
 _RETRY_S = 1.0
@@ -65,6 +66,7 @@ class LoopServices:
     sampling: Sampling
     notice: Callable[[str], None]
     desk: Desk
+    autoscale: Autoscale
 
     @property
     def stopped(self) -> bool:
@@ -113,6 +115,7 @@ class LoopServices:
 
         A learner that dies while its weights are on the way comes back with weights of its own: wait for these.
         """
+        self.autoscale.look(self.observe.progress)
         told = False
         while True:
             publication = await self.learner.publication()
