@@ -12,6 +12,7 @@
     └── ServiceError         a part of the running system failed; names the actor and the phase
         ├── EngineError      a rollout engine died or refused a request
         ├── SyncError        an engine does not hold the weights it was sent
+        ├── SamplesLost      samples are gone with the node that held them
         ├── LearnerError     the learner ended before its work did
         └── DeadlineError    a wait passed its deadline
 
@@ -71,6 +72,10 @@ class EngineError(ServiceError):
 
 class SyncError(ServiceError):
     """An engine does not hold the weights it was sent. Says what differed."""
+
+
+class SamplesLost(ServiceError):
+    """Samples are gone with the node that held them. The same prompt with the same seeds gives them again."""
 
 
 class LearnerError(ServiceError):

@@ -7,9 +7,9 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from rlft_core.errors import DeadlineError, EngineError, RlftError
+from rlft_core.errors import DeadlineError, EngineError, RlftError, SamplesLost
 
 T = TypeVar("T")
 
@@ -24,13 +24,25 @@ async def within(seconds: float, awaitable: Awaitable[T], *, actor: str, phase: 
 
 
 async def answer(ref: ray.ObjectRef, actor: str, phase: str, seconds: float) -> Any:
-    """What an actor says, that Ray starts again by itself. Raises what it raised, EngineError when it is gone, DeadlineError."""
+    """What an actor says, that Ray starts again by itself. Raises what it raised, EngineError when it is gone, SamplesLost when
+    what it was to work on is gone, DeadlineError."""
     try:
         return await within(seconds, _value(ref), actor=actor, phase=phase)
-    except RayTaskError as error:
+    except (ObjectLostError, RayTaskError) as error:
+        if is_loss(error):
+            raise SamplesLost(f"what {actor} was to work on in '{phase}' is gone with the node that held it") from error
+        if not isinstance(error, RayTaskError):
+            raise
         raise error.cause if isinstance(error.cause, RlftError) else error from None
     except RayActorError as error:
         raise EngineError(f"{actor} died in '{phase}' and could not be restarted: {error}") from error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Was it raised because an object is gone, here or in the actor that was to read it?"""
+    return isinstance(error, ObjectLostError) or (
+        isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
+    )
 
 
 async def _value(ref: ray.ObjectRef) -> Any:

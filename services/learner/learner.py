@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlft_core.config.training import LearnerConfig
 from rlft_core.errors import DeadlineError, LearnerError, RlftError
@@ -52,7 +53,10 @@ class Learner:
     ) -> None:
         self._config = config
         self._notice = notice
-        self._mailbox = ray.remote(num_cpus=0, max_concurrency=1000)(Mailbox).remote()
+        # Beside the coordinator: it would not survive that node's end, and need not survive another's.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(Mailbox)
+        self._mailbox = mailbox.remote()
         self._trainer = TorchTrainer(
             train_loop,
             train_loop_config={**job, "mailbox": self._mailbox},

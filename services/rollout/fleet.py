@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from rlft_core.errors import DeadlineError, EngineError, RlftError, ServiceError, SyncError
+from rlft_core.errors import DeadlineError, EngineError, RlftError, SamplesLost, ServiceError, SyncError
 from rlft_core.types import Prompt
-from services.cluster.waiting import within
+from services.cluster.waiting import is_loss, within
 from services.rollout.actor import GroupSummary, SyncReport, Ticket
 from services.rollout.engine import Sampling
 from services.rollout.judging import Judging
@@ -104,7 +104,7 @@ class Fleet:
     async def judge(self, group: ray.ObjectRef, judging: Judging) -> ray.ObjectRef:
         """The ref of the GivenScores of a group. Asked again, whole, elsewhere or there, when its engine dies.
 
-        Raises JudgeError, or EngineError when no engine is left.
+        Raises JudgeError, SamplesLost when the group is gone, or EngineError when no engine is left.
         """
         while True:
             member = await self._choose()
@@ -112,6 +112,8 @@ class Fleet:
             try:
                 return await self._answered(member, member.handle.judge.remote(group, judging), "judge")
             except (RayActorError, DeadlineError, RayTaskError) as error:
+                if is_loss(error):
+                    raise SamplesLost("a group that was to be judged is gone with the node that held it") from error
                 self._raise_or_bury(member, incarnation, "judge", error)
 
     def states(self) -> dict[str, str]:

@@ -59,12 +59,8 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
 
 async def generate_and_score(batch: list[Prompt], services: LoopServices) -> list[ray.ObjectRef]:
     """Refs of the ScoredGroups of a batch, in its order. Each group is scored as soon as it is sampled."""
-
-    async def scored(group: asyncio.Future[ray.ObjectRef]) -> ray.ObjectRef:
-        return await services.scorer.score(await group)
-
     groups = services.rollouts.generate(batch, services.sampling)
-    return list(await asyncio.gather(*(scored(group) for group in groups)))
+    return list(await asyncio.gather(*map(services.scored, batch, groups)))
 
 
 async def cancel(inflight: Inflight) -> None:

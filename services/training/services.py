@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
-from rlft_core.errors import ConfigError, RunStopped
+from rlft_core.errors import ConfigError, RunStopped, SamplesLost
 from rlft_core.types import Prompt, Row
 from services.control.desk import Desk, Hooks
 from services.learner.learner import Learner
@@ -127,6 +127,15 @@ class LoopServices:
                 told = True
                 await asyncio.sleep(_RETRY_S)
 
+    async def scored(self, prompt: Prompt, group: asyncio.Future[ray.ObjectRef]) -> ray.ObjectRef:
+        """The ref of the ScoredGroup of a prompt. Samples that are lost with a node are drawn again, from the same seeds."""
+        while True:
+            try:
+                return await self.scorer.score(await group)
+            except SamplesLost as lost:
+                self.notice(f"row '{prompt.row.id}': {lost}; it is sampled again")
+                (group,) = self.rollouts.generate([prompt], self.sampling)
+
     async def finish(self, step: int) -> None:
         """Look at the last model and let the learner end. Raises LearnerError when it does not end well, RunStopped when
         steps are left because the run should stop."""
@@ -170,4 +179,7 @@ class LoopServices:
         """Write the texts of a due step."""
         if not self.observe.wants_samples(step):
             return
-        self.observe.samples(step, await self.scorer.records(scored))
+        try:
+            self.observe.samples(step, await self.scorer.records(scored))
+        except SamplesLost as lost:  # the learner has had them; only what a person might read is lost
+            self.notice(f"samples of step {step} are not in samples.jsonl: {lost}")

@@ -18,6 +18,7 @@ from pathlib import Path
 import ray
 
 from rlft_core.config.watch import WatchConfig
+from rlft_core.errors import SamplesLost
 from rlft_core.evaluation.watch import Look, alarms, best_of, watched
 from rlft_core.types import Prompt
 from services.learner.learner import Learner
@@ -51,7 +52,7 @@ class Watch:
         if self.config is None or (step % self.config.every and step != self.num_steps):
             return
         self._looks = [look for look in self._looks or self._read() if look.step < step]
-        now, answers = await self._measure(step, self.config)
+        now, answers = await self._measured(step, self.config)
         first = self._looks[0] if self._looks else now
         found = alarms(first, now, self.config)
         self._looks.append(now)
@@ -90,6 +91,14 @@ class Watch:
         """Remove the models that were kept: the one that counts has become the stage's."""
         for folder in self.folder.glob("best-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    async def _measured(self, step: int, config: WatchConfig) -> tuple[Look, list[dict[str, object]]]:
+        """A look; made again when its answers are lost with a node."""
+        while True:
+            try:
+                return await self._measure(step, config)
+            except SamplesLost as lost:
+                self.notice(f"the look at step {step} is made again: {lost}")
 
     async def _measure(self, step: int, config: WatchConfig) -> tuple[Look, list[dict[str, object]]]:
         async def scored_group(group: asyncio.Future[ray.ObjectRef]) -> ray.ObjectRef:
