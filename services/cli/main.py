@@ -9,6 +9,7 @@
     rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
     rlft generate RUN    answers of a run's model, the best of several by its own judgement
     rlft show tokens RUN   texts with every token coloured by what it earned
+    rlft ui              runs in the browser
     rlft version
 
 Exit codes: 0 done, 1 something failed while running, 2 something the user can mend, 130 interrupted.
@@ -34,6 +35,7 @@ from rich.text import Text
 
 from rlft_core.errors import RlftError, ServiceError, UserError
 from services.cli.init import init
+from services.cli.ui import ui
 
 if TYPE_CHECKING:
     from rlft_core.config import Recipe
@@ -61,6 +63,7 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
+app.command()(ui)
 show_app = typer.Typer(help="Look at what a run left.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(show_app, name="show")
 

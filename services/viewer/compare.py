@@ -17,6 +17,8 @@ from services.viewer.metrics import MetricsLog, MetricsStore
 #: Keys of a recipe that differ between any two runs and say nothing.
 _NAMES = frozenset({"name"})
 ABSENT = "–"
+#: Metrics that are drawn when nobody chose any.
+USUAL = frozenset(metric for metric, _, _ in PANELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,13 @@ def scores_of(runs: Path, names: Sequence[str]) -> Scores:
     )
 
 
-def recipe_differences(runs: Path, names: Sequence[str]) -> list[Difference]:
-    """Keys of the resolved recipes that differ. Stages are told apart by their names, lists by place."""
-    flat = [_flat(_by_name(read_object(run_folder(runs, name) / RECIPE))) for name in names]
+def recipe_differences(runs: Path, sides: Sequence[Side]) -> list[Difference]:
+    """Keys of the resolved recipes that differ; of two stages of one run, keys of these. Stages are told apart by their names,
+    lists by place."""
+    recipes = [_by_name(read_object(run_folder(runs, side.run) / RECIPE)) for side in sides]
+    if len({side.run for side in sides}) == 1:
+        recipes = [recipe.get("stages", {}).get(side.stage, {}) for recipe, side in zip(recipes, sides, strict=True)]
+    flat = [_flat(recipe) for recipe in recipes]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = []
     for key in keys:
