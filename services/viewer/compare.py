@@ -133,6 +133,8 @@ def recipe_differences(runs: Path, sides: Sequence[Side]) -> list[Difference]:
     recipes = [_by_name(read_object(run_folder(runs, side.run) / RECIPE)) for side in sides]
     if len({side.run for side in sides}) == 1:
         recipes = [recipe.get("stages", {}).get(side.stage, {}) for recipe, side in zip(recipes, sides, strict=True)]
+    else:
+        _fold_missing_stages(recipes)
     flat = [_flat(recipe) for recipe in recipes]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = []
@@ -141,6 +143,16 @@ def recipe_differences(runs: Path, sides: Sequence[Side]) -> list[Difference]:
         if key not in _NAMES and len(set(values)) > 1:
             found.append(Difference(key, values))
     return found
+
+
+def _fold_missing_stages(recipes: Sequence[dict[str, Any]]) -> None:
+    """A stage that one recipe lacks is one difference, not one for each of its keys."""
+    stages = [recipe.get("stages") or {} for recipe in recipes]
+    everywhere = set.intersection(*(set(one) for one in stages))
+    for recipe, one in zip(recipes, stages, strict=True):
+        recipe["stages"] = {
+            name: stage if name in everywhere else f"a stage of type {stage.get('type')}" for name, stage in one.items()
+        }
 
 
 def _cell(metric: str, estimates: Mapping[str, Any]) -> tuple[str, str]:

@@ -179,7 +179,7 @@ def _told(stage: StageConfig | TrainingStage, record: StageRecord | None) -> str
     if isinstance(stage, EvaluateStage):
         told = f"{kind}, {len(stage.systems)} system{'s' if len(stage.systems) != 1 else ''}"
     elif isinstance(stage, RewardModelStage):
-        told = f"{kind} of {'tokens' if stage.level == 'token' else 'texts'}, {stage.num_steps} steps"
+        told = f"rewards {'tokens' if stage.level == 'token' else 'texts'}, {stage.num_steps} steps"
     else:
         told = f"{kind} ({stage.type}), {stage.num_steps} steps" if kind == "policy" else f"{kind}, {stage.num_steps} steps"
     return told if record is None or record.done else f"{told}, unfinished"

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
+from typing import TypeAlias
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
 from services.viewer.lineage import KINDS, Edge, Graph, Node
 
-WIDTH, HEIGHT = 178, 60
-_GAP_X, _GAP_Y, _MARGIN = 60, 18, 6
+WIDTH, HEIGHT = 172, 60
+_GAP_X, _GAP_Y, _MARGIN, _PASSAGE = 48, 16, 6, 4
 _SWEEPS = 6
-_LETTERS = 24  # of a label; what is longer is cut, and whole in the tooltip
+_LETTERS = 25  # of a label; what is longer is cut, and whole in the tooltip
+Stop: TypeAlias = str | tuple[str, str, int]
+"""A node, or the passage of lines (source, kind, column) through a column."""
 _SIGNS = {"done": "✓", "before": "◌", "next": "·", "": ""}
 
 
@@ -46,20 +50,23 @@ def lines_of(graph: Graph) -> list[Line]:
 def draw(graph: Graph, *, run: str) -> Markup:
     """The graph; nodes of `run` itself stand out, those of other runs lead to their pages."""
     columns = _columns(graph)
-    places = _places(graph, columns)
+    edges = [edge for edge in graph.edges if columns[edge.source] < columns[edge.target]]
+    ways = [_way(edge, columns) for edge in edges]
+    places = _places(graph, columns, ways)
     width = (max(columns.values(), default=0) + 1) * (WIDTH + _GAP_X) - _GAP_X + 2 * _MARGIN
-    height = max((y for _, y in places.values()), default=0) + HEIGHT + _MARGIN
-    parts = [_edge(edge, places) for edge in graph.edges if edge.source != edge.target]
+    height = max((y + _height(stop) for stop, (_, y) in places.items()), default=0) + _MARGIN
+    parts = [_edge(edge, way, places) for edge, way in zip(edges, ways, strict=True)]
     parts += [_node(node, places[node.id], own=node.run == run) for node in graph.nodes.values()]
     label = f"Lineage of {run}: {len(graph.nodes)} parts, also listed below"
     return Markup(
-        f'<svg class="lineage" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" '
+        f'<svg class="lineage" viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="group" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 
 def _columns(graph: Graph) -> dict[str, int]:
-    """The longest way from the left to each node; going in circles, which only a recipe edited by hand can, counts as nothing."""
+    """The longest way from the left to each node; what is made of nothing stands right before its first use. Going in circles,
+    which only a recipe edited by hand can, counts as nothing."""
     sources: dict[str, list[str]] = defaultdict(list)
     for edge in graph.edges:
         sources[edge.target].append(edge.source)
@@ -73,35 +80,60 @@ def _columns(graph: Graph) -> dict[str, int]:
 
     for node in graph.nodes:
         column(node, ())
+    for node in graph.nodes:
+        uses = [found[edge.target] for edge in graph.edges if edge.source == node]
+        if not sources[node] and uses:
+            found[node] = max(0, min(uses) - 1)
     return found
 
 
-def _places(graph: Graph, columns: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+def _way(edge: Edge, columns: Mapping[str, int]) -> list[Stop]:
+    """From the source to the target, with a passage through each column between, so that no line runs behind a node. Lines of
+    one kind from one source share their passages."""
+    between = range(columns[edge.source] + 1, columns[edge.target])
+    return [edge.source, *((edge.source, _style(edge.role), column) for column in between), edge.target]
+
+
+def _places(graph: Graph, columns: Mapping[str, int], ways: Sequence[Sequence[Stop]]) -> dict[Stop, tuple[float, float]]:
     """Top left corners. In each column by the mean height of the neighbours, so that few lines cross."""
-    rows: dict[int, list[str]] = defaultdict(list)
-    for node in graph.nodes:
-        rows[columns[node]].append(node)
-    near: dict[str, list[str]] = defaultdict(list)
-    for edge in graph.edges:
-        near[edge.source].append(edge.target)
-        near[edge.target].append(edge.source)
-    tallest = max((len(nodes) for nodes in rows.values()), default=0)
-    middle = _spread(rows, tallest)
+    rows: dict[int, list[Stop]] = defaultdict(list)
+    near: dict[Stop, list[Stop]] = defaultdict(list)
+    for stop in dict.fromkeys([*graph.nodes, *(stop for way in ways for stop in way)]):
+        rows[_column(stop, columns)].append(stop)
+    for one, other in dict.fromkeys(pair for way in ways for pair in pairwise(way)):
+        near[one].append(other)
+        near[other].append(one)
+    tallest = max((_stacked(stops) for stops in rows.values()), default=0.0)
+    tops: dict[Stop, float] = {}
+    for stops in rows.values():
+        tops |= _spread(stops, tallest)
     for sweep in range(_SWEEPS):
         for index in sorted(rows, reverse=bool(sweep % 2)):
-            rows[index].sort(key=lambda node: fmean([middle[other] for other in near[node]] or [middle[node]]))
-            middle |= _spread({index: rows[index]}, tallest)
-    return {node: (_MARGIN + columns[node] * (WIDTH + _GAP_X), _MARGIN + middle[node]) for node in middle}
+            rows[index].sort(key=lambda stop: fmean([tops[other] + _height(other) / 2 for other in near[stop]] or [tops[stop]]))
+            tops |= _spread(rows[index], tallest)
+    return {stop: (_MARGIN + _column(stop, columns) * (WIDTH + _GAP_X), _MARGIN + top) for stop, top in tops.items()}
 
 
-def _spread(rows: Mapping[int, Sequence[str]], tallest: int) -> dict[str, float]:
-    """Heights that fill the column evenly."""
-    whole = tallest * (HEIGHT + _GAP_Y)
-    return {
-        node: (place + 0.5) * whole / len(nodes) - (HEIGHT + _GAP_Y) / 2
-        for nodes in rows.values()
-        for place, node in enumerate(nodes)
-    }
+def _column(stop: Stop, columns: Mapping[str, int]) -> int:
+    return columns[stop] if isinstance(stop, str) else stop[2]
+
+
+def _height(stop: Stop) -> float:
+    return HEIGHT if isinstance(stop, str) else _PASSAGE
+
+
+def _stacked(stops: Sequence[Stop]) -> float:
+    return sum(_height(stop) + _GAP_Y for stop in stops) - _GAP_Y
+
+
+def _spread(stops: Sequence[Stop], tallest: float) -> dict[Stop, float]:
+    """Tops, one under the other, the whole in the middle."""
+    top = (tallest - _stacked(stops)) / 2
+    found = {}
+    for stop in stops:
+        found[stop] = top
+        top += _height(stop) + _GAP_Y
+    return found
 
 
 def _node(node: Node, place: tuple[float, float], *, own: bool) -> str:
@@ -127,14 +159,14 @@ def _node(node: Node, place: tuple[float, float], *, own: bool) -> str:
     return f'<a href="{escape(href)}" aria-label="{escape(_named(node))}">{drawn}</a>'
 
 
-def _edge(edge: Edge, places: Mapping[str, tuple[float, float]]) -> str:
-    (x0, y0), (x1, y1) = places[edge.source], places[edge.target]
-    x0, y0, y1 = x0 + WIDTH, y0 + HEIGHT / 2, y1 + HEIGHT / 2
-    bend = max(30.0, (x1 - x0) * 0.45)
-    return (
-        f'<path class="link {_style(edge.role)}" d="M{x0:.1f} {y0:.1f} C{x0 + bend:.1f} {y0:.1f} {x1 - bend:.1f} {y1:.1f} '
-        f'{x1:.1f} {y1:.1f}"><title>{escape(edge.role)}</title></path>'
-    )
+def _edge(edge: Edge, way: Sequence[Stop], places: Mapping[Stop, tuple[float, float]]) -> str:
+    path = ""
+    for one, other in pairwise(way):
+        x0, y0 = places[one][0] + WIDTH, places[one][1] + _height(one) / 2
+        x1, y1 = places[other][0], places[other][1] + _height(other) / 2
+        path += f" L{x0:.1f} {y0:.1f}" if path else f"M{x0:.1f} {y0:.1f}"
+        path += f" C{x0 + _GAP_X / 2:.1f} {y0:.1f} {x1 - _GAP_X / 2:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
+    return f'<path class="link {_style(edge.role)}" d="{path}"><title>{escape(edge.role)}</title></path>'
 
 
 def _style(role: str) -> str:

@@ -80,7 +80,7 @@ def sample_view(row: Mapping[str, Any], place: int, scale: float) -> SampleView:
         num_hidden=hidden,
         reward=signed(_reward(row)) if isinstance(row.get("reward"), int | float) else "none",
         parts=tuple(
-            (_label(name), signed(value) if isinstance(value, int | float) else "none")
+            (wording(name).label, _written(name, value) if isinstance(value, int | float) else "none")
             for name, value in breakdown.items()
             if name not in said and name not in judges
         ),
@@ -130,8 +130,9 @@ def _remark(row: Mapping[str, Any]) -> str:
     return "cut off at the longest length" if row.get("finish_reason") == "length" else ""
 
 
-def _label(name: str) -> str:
-    return wording(name).label
+def _written(name: str, value: float) -> str:
+    """A reward has a sign; what it is made of may be a count or a share."""
+    return f"{value:.2f}".replace("-", MINUS) if "/" in name else signed(value)
 
 
 def _reward(row: Mapping[str, Any]) -> float:

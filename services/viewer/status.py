@@ -105,13 +105,14 @@ def state_of(folder: Path, store: MetricsStore, *, now: float | None = None) -> 
         stage = next((one.name for one in stages if one.state == "now"), stage)
     if state == "done" and stages:
         stage = stages[-1].name
+    num_steps = _whole(said.get("num_steps")) or _num_steps(recipe, stage)  # an evaluation has none
     return RunState(
         name=folder.name,
         state=state,
         stage=stage,
         stages=stages,
-        step=_step(said, spark.last, stage),
-        num_steps=_whole(said.get("num_steps")) or _num_steps(recipe, stage),
+        step=_step(said, spark.last, stage) if num_steps is not None and state != "done" else None,
+        num_steps=num_steps,
         eta_s=_number(said.get("eta_s")),
         started_s=_number(said.get("started")),
         heard_s=heard,

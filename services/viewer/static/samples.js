@@ -39,7 +39,10 @@ function tell(token) {
   for (const old of document.querySelectorAll(".tok.at")) old.classList.remove("at");
   token.classList.add("at");
   const tip = document.getElementById("tip");
-  if (tip) tip.textContent = `“${token.textContent.trim()}” ${token.dataset.tip}`;
+  if (tip) {
+    tip.textContent = `“${token.textContent.trim()}” ${token.dataset.tip}`;
+    tip.classList.add("said");
+  }
   const text = token.closest(".heat");
   text.setAttribute("aria-label", `“${token.textContent}” ${token.dataset.tip}`);
 }
