@@ -12,11 +12,15 @@ from rlft_core.errors import UserError
 
 
 def ui(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need keys.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need keys.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8266,
     keys: Annotated[
         Path | None,
-        typer.Option("--keys", help="File with an entry of `rlft key` in each line. Default: RLFT_API_KEYS, else no keys."),
+        typer.Option(
+            "--keys", help="File with an entry of `rlft key` in each line. Default: RLFT_API_KEYS, else no keys."
+        ),
     ] = None,
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -39,10 +43,16 @@ def serve(host: str, port: int, keys: Path | None, runs_dir: Path) -> None:
     known = read_keys(keys)
     check_host(host, known)
     if not runs_dir.is_dir():
-        raise UserError(f"--runs-dir {runs_dir}: there is no such folder; start this where your runs are, or name their folder")
+        raise UserError(
+            f"--runs-dir {runs_dir}: there is no such folder; start this where your runs are, or name their folder"
+        )
     with _listening(host, port) as listener:
-        typer.echo(f"Runs of {runs_dir.absolute()} are shown at http://{host}:{listener.getsockname()[1]}/  (Ctrl-C ends this)")
-        config = uvicorn.Config(create_app(runs_dir, known), log_level="warning", server_header=False, timeout_keep_alive=30)
+        typer.echo(
+            f"Runs of {runs_dir.absolute()} are shown at http://{host}:{listener.getsockname()[1]}/  (Ctrl-C ends this)"
+        )
+        config = uvicorn.Config(
+            create_app(runs_dir, known), log_level="warning", server_header=False, timeout_keep_alive=30
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -54,5 +64,7 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port") from None
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+        ) from None
     return listener

@@ -89,7 +89,9 @@ class Access:
                 403,
             )
         if not visitor.admin:
-            raise NotAllowed(f"the key '{visitor.name}' may look, not steer; `rlft key NAME --admin` makes one that may", 403)
+            raise NotAllowed(
+                f"the key '{visitor.name}' may look, not steer; `rlft key NAME --admin` makes one that may", 403
+            )
         return visitor
 
     def log_in(self, secret: str) -> tuple[str, Session]:

@@ -34,7 +34,9 @@ def run_folders(runs: Path) -> list[Path]:
     if not runs.is_dir():
         return []
     return sorted(
-        path for path in runs.iterdir() if _NAME.fullmatch(path.name) and any((path / sign).is_file() for sign in _SIGNS)
+        path
+        for path in runs.iterdir()
+        if _NAME.fullmatch(path.name) and any((path / sign).is_file() for sign in _SIGNS)
     )
 
 

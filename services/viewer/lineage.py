@@ -7,20 +7,22 @@ Draws nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from rlft_core.config.judge import JudgeConfig
 from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe, TrainingStage
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import BASE, EvaluateStage, RewardModelStage, StageConfig
 from services.pipeline.record import StageRecord, read_record
-from services.viewer.folders import NotThere, read_recipe, run_folder
+from services.viewer.folders import NotThere, read_object, read_recipe, run_folder
 
 _MODEL_OF_STAGE = re.compile(r"(?:^|/)([A-Za-z0-9][A-Za-z0-9._-]*)/stages/([A-Za-z0-9][A-Za-z0-9._-]*)/model/?$")
 _MOST_RUNS = 12
+#: Inside the runs folder: what `rlft serve` remembers of the models that it serves.
+SERVED = Path(".serving") / "state.json"
 #: Kind of a node -> how people call it.
 KINDS = {
     "data": "data",
@@ -31,6 +33,7 @@ KINDS = {
     "dpo": "policy",
     "online_dpo": "policy",
     "evaluate": "evaluation",
+    "served": "served model",
 }
 
 
@@ -73,7 +76,28 @@ def lineage_of(runs: Path, name: str) -> Graph:
     """The graph of one run. Raises NotThere when there is no such run."""
     graph = Graph()
     _Walk(runs, graph).run(run_folder(runs, name), None)
+    _add_served(graph, read_object(runs / SERVED))
     return graph
+
+
+def _add_served(graph: Graph, state: Mapping[str, Any]) -> None:
+    """The names under which models of the graph are served, as `rlft serve` wrote them down."""
+    models = state.get("models")
+    for model in models if isinstance(models, list) else ():
+        if not isinstance(model, Mapping):
+            continue
+        for place, told in (("current", "served"), ("canary", f"tried on {model.get('percent', 0):g} %")):
+            label = _label_of(model.get(place))
+            source, _, step = label.partition("@")
+            if source in graph.nodes:
+                node = Node(f"served:{model.get('name')}:{place}", "served", str(model.get("name")), told)
+                graph.nodes[node.id] = node
+                graph.connect(source, node.id, f"served as of step {step}" if step else "served")
+
+
+def _label_of(checkpoint: object) -> str:
+    """RUN:STAGE or RUN:STAGE@STEP."""
+    return str(checkpoint.get("label", "")) if isinstance(checkpoint, Mapping) else ""
 
 
 class _Walk:
@@ -93,7 +117,9 @@ class _Walk:
         names = [stage.name for stage in recipe.stages] if recipe is not None else []
         if recipe is None or (wanted is not None and wanted not in names):
             if wanted is None:
-                self._graph.notes.append(f"{folder.name}: its recipe is missing, or was written by another version of rlft")
+                self._graph.notes.append(
+                    f"{folder.name}: its recipe is missing, or was written by another version of rlft"
+                )
             return False
         for stage in recipe.stages:
             if wanted is None or stage.name == wanted:
@@ -127,11 +153,10 @@ class _Walk:
                 yield self._reward_model(folder, recipe, stage, reward), f"reward '{reward.label}'"
         if isinstance(stage, OnlineStage):
             for judge in stage.judges:
-                if isinstance(judge, JudgeConfig):
-                    source = recipe.judge_source(stage, judge)
-                    yield self._source(folder, recipe, source) if source else self._model(judge.model), "judges"
-                else:
-                    yield self._outside(judge.model, "behind a service"), "judges"
+                source = recipe.judge_source(stage, judge)
+                yield self._source(folder, recipe, source) if source else self._model(judge.model), "judges"
+            for remote in stage.api_judges:
+                yield self._outside(remote.model, "behind a service"), "judges"
             critic = stage.model_critic
             if critic is not None and critic.start_from is not None:
                 yield self._source(folder, recipe, critic.start_from), "critic starts from"
@@ -181,7 +206,11 @@ def _told(stage: StageConfig | TrainingStage, record: StageRecord | None) -> str
     elif isinstance(stage, RewardModelStage):
         told = f"rewards {'tokens' if stage.level == 'token' else 'texts'}, {stage.num_steps} steps"
     else:
-        told = f"{kind} ({stage.type}), {stage.num_steps} steps" if kind == "policy" else f"{kind}, {stage.num_steps} steps"
+        told = (
+            f"{kind} ({stage.type}), {stage.num_steps} steps"
+            if kind == "policy"
+            else f"{kind}, {stage.num_steps} steps"
+        )
     return told if record is None or record.done else f"{told}, unfinished"
 
 

@@ -94,7 +94,9 @@ def _way(edge: Edge, columns: Mapping[str, int]) -> list[Stop]:
     return [edge.source, *((edge.source, _style(edge.role), column) for column in between), edge.target]
 
 
-def _places(graph: Graph, columns: Mapping[str, int], ways: Sequence[Sequence[Stop]]) -> dict[Stop, tuple[float, float]]:
+def _places(
+    graph: Graph, columns: Mapping[str, int], ways: Sequence[Sequence[Stop]]
+) -> dict[Stop, tuple[float, float]]:
     """Top left corners. In each column by the mean height of the neighbours, so that few lines cross."""
     rows: dict[int, list[Stop]] = defaultdict(list)
     near: dict[Stop, list[Stop]] = defaultdict(list)
@@ -109,7 +111,9 @@ def _places(graph: Graph, columns: Mapping[str, int], ways: Sequence[Sequence[St
         tops |= _spread(stops, tallest)
     for sweep in range(_SWEEPS):
         for index in sorted(rows, reverse=bool(sweep % 2)):
-            rows[index].sort(key=lambda stop: fmean([tops[other] + _height(other) / 2 for other in near[stop]] or [tops[stop]]))
+            rows[index].sort(
+                key=lambda stop: fmean([tops[other] + _height(other) / 2 for other in near[stop]] or [tops[stop]])
+            )
             tops |= _spread(rows[index], tallest)
     return {stop: (_MARGIN + _column(stop, columns) * (WIDTH + _GAP_X), _MARGIN + top) for stop, top in tops.items()}
 
@@ -175,7 +179,7 @@ def _style(role: str) -> str:
         return "rows"
     if role.startswith(("reward", "judges")):
         return "scores"
-    return "measures" if role.startswith("system") else "starts"
+    return "measures" if role.startswith("system") else "serves" if role.startswith("served") else "starts"
 
 
 def _named(node: Node) -> str:

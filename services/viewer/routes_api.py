@@ -52,7 +52,9 @@ def api_routes(site: Site) -> APIRouter:
         folder, _ = site.run(name)
         log = site.metrics.log(folder / METRICS)
         if stage and stage not in log.stages:
-            raise NotThere(f"'{name}' has recorded no stage '{stage[:60]}'; there are: {', '.join(log.stages) or 'none'}")
+            raise NotThere(
+                f"'{name}' has recorded no stage '{stage[:60]}'; there are: {', '.join(log.stages) or 'none'}"
+            )
         found = [log.read(one, metric, most=points) for one in ([stage] if stage else log.stages)]
         return {"stages": {one.name: {"steps": one.steps, "metrics": dict(one.columns)} for one in found}}
 

@@ -167,7 +167,8 @@ def _listed(site: Site, q: str, state: str, sort: str) -> dict[str, Any]:
     shown = [
         run
         for run in found
-        if (not state or run.state == state) and all(word in f"{run.name} {run.stage} {run.model}".lower() for word in words)
+        if (not state or run.state == state)
+        and all(word in f"{run.name} {run.stage} {run.model}".lower() for word in words)
     ]
     shown.sort(key=lambda run: run.name)
     if sort == "state":

@@ -71,7 +71,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"ago": _ago, "remaining": remaining, "duration": duration, "clock": _clock}
+    filters: dict[str, Callable[..., str]] = {
+        "ago": _ago,
+        "remaining": remaining,
+        "duration": duration,
+        "clock": _clock,
+    }
     made.filters.update(filters)
     made.globals["num_abreast"] = _NUM_ABREAST
     return made

@@ -207,7 +207,9 @@ def _touched(folder: Path) -> float:
 
 
 def _actor(one: Mapping[str, Any]) -> Actor:
-    return Actor(*(str(one.get(key) if one.get(key) is not None else "") for key in ("name", "kind", "state", "node", "pid")))
+    return Actor(
+        *(str(one.get(key) if one.get(key) is not None else "") for key in ("name", "kind", "state", "node", "pid"))
+    )
 
 
 def _list(value: object) -> list[Any]:
