@@ -90,9 +90,10 @@ def _add_served(graph: Graph, state: Mapping[str, Any]) -> None:
             label = _label_of(model.get(place))
             source, _, step = label.partition("@")
             if source in graph.nodes:
+                told += f", step {step}" if step else ""
                 node = Node(f"served:{model.get('name')}:{place}", "served", str(model.get("name")), told)
                 graph.nodes[node.id] = node
-                graph.connect(source, node.id, f"served as of step {step}" if step else "served")
+                graph.connect(source, node.id, "served")
 
 
 def _label_of(checkpoint: object) -> str:

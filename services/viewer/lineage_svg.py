@@ -43,7 +43,7 @@ def lines_of(graph: Graph) -> list[Line]:
             tuple(f"{edge.role}: {_named(graph.nodes[edge.source])}" for edge in graph.edges if edge.target == node.id),
         )
         for node in ordered
-        if node.run
+        if node.run or node.kind == "served"
     ]
 
 
