@@ -24,7 +24,7 @@ from services.viewer.lineage import lineage_of
 from services.viewer.lineage_svg import draw, lines_of
 from services.viewer.site import Site
 from services.viewer.sparkline import sparkline
-from services.viewer.status import STATES, RunState, state_of
+from services.viewer.status import STATES, RunState, facts_of, state_of
 
 #: Value in the address -> what it is called.
 SMOOTHINGS = {"0": "none", "0.5": "light", "1": "medium", "3": "strong"}
@@ -40,6 +40,7 @@ def page_routes(site: Site) -> APIRouter:
     _list_routes(routes, site)
     _run_routes(routes, site)
     _other_routes(routes, site)
+    _compare_routes(routes, site)
     return routes
 
 
@@ -141,6 +142,8 @@ def _other_routes(routes: APIRouter, site: Site) -> None:
             raise NotThere(f"'{name}' has no report yet; `rlft report {name}` builds one")
         return FileResponse(folder / REPORT, headers={"Content-Security-Policy": _REPORT_POLICY})
 
+
+def _compare_routes(routes: APIRouter, site: Site) -> None:
     @routes.get("/compare")
     def compared(request: Request, a: str = "", b: str = "", smoothing: str = "1", metric: Metrics = []) -> Response:  # noqa: B006
         visitor = site.access.visitor(request)
@@ -189,7 +192,7 @@ def _listed(site: Site, q: str, state: str, sort: str) -> dict[str, Any]:
 
 
 def _head(state: RunState) -> dict[str, Any]:
-    return {"run": state, "meanings": STATES}
+    return {"run": state, "facts": facts_of(state)}
 
 
 def _curves(site: Site, folder: Path, stage: str, metrics: Sequence[str], smoothing: str) -> dict[str, Any]:

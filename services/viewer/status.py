@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.observe.wording import clock_time
+from services.observe.wording import clock_time, compact
 from services.pipeline.record import RECORD, read_record
 from services.viewer.folders import METRICS, RECIPE, STATUS, read_object, stage_folders
 from services.viewer.metrics import MetricsStore, Spark
@@ -27,6 +27,18 @@ STATES = {
     "lost": ("?", "said that it works, and was not heard of since"),
     "unfinished": ("◌", "some stages are not done, and nobody works on them"),
 }
+
+
+#: What the newest step is told by: metric, label.
+_FACTS = (
+    ("reward/mean", "Reward"),
+    ("loss/mean", "Loss"),
+    ("kl/mean", "KL"),
+    ("tokens/per_second", "Tokens a second"),
+    ("policy/lag", "Staleness in steps"),
+    ("engines/healthy", "Healthy engines"),
+    ("time/step_s", "Seconds a step"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,13 @@ def state_of(folder: Path, store: MetricsStore, *, now: float | None = None) -> 
         error=str(said.get("error") or ""),
         notices=tuple(str(one) for one in _list(said.get("notices"))),
     )
+
+
+def facts_of(run: RunState) -> list[tuple[str, str]]:
+    """The newest step of a working run in a few numbers."""
+    last = run.spark.last if run.works and run.spark.last.get("stage") == run.stage else {}
+    found = [(label, _number(last.get(metric))) for metric, label in _FACTS]
+    return [(label, compact(value)) for label, value in found if value is not None]
 
 
 def ago(seconds: float) -> str:

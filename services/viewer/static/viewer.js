@@ -32,7 +32,10 @@ function replace(part, text) {
   const open = [...part.querySelectorAll("details[open][data-keep]")].map((one) => one.dataset.keep);
   const ticked = [...part.querySelectorAll("input:checked")].map((one) => one.value);
   const focused = part.contains(document.activeElement) ? keyOf(document.activeElement) : null;
+  const before = part.querySelector("[data-reloads]")?.dataset.reloads;
   part.innerHTML = text;
+  const after = part.querySelector("[data-reloads]")?.dataset.reloads;
+  if (before !== undefined && before !== after) location.reload(); // another stage, or nothing left to steer: the whole page differs
   for (const one of part.querySelectorAll("details[data-keep]")) one.open = open.includes(one.dataset.keep);
   for (const one of part.querySelectorAll("input[type=checkbox]")) one.checked = ticked.includes(one.value);
   prepareCharts(part);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from rlft_core.errors import UserError
 from services.viewer.folders import run_folder, run_folders
 from services.viewer.metrics import MetricsStore
-from services.viewer.status import RunState, ago, state_of
+from services.viewer.status import RunState, ago, facts_of, state_of
 from tests.unit.viewer.made import policy_run, record, working_run, write
 
 
@@ -27,6 +28,22 @@ def test_a_heartbeat_says_everything(tmp_path: Path) -> None:
     assert found.actors[0].state == "HEALTHY"
     assert found.where == "host node-a pid 4242"
     assert [(stage.name, stage.state) for stage in found.stages] == [("sft", "done"), ("ppo", "now")]
+
+
+def test_the_newest_step_in_numbers(tmp_path: Path) -> None:
+    folder = working_run(tmp_path)
+    row = {
+        "stage": "ppo",
+        "step": 12,
+        "reward/mean": -0.25,
+        "tokens/per_second": 1240.4,
+        "policy/lag": 1.0,
+        "kl/mean": None,
+    }
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert facts_of(state(folder)) == [("Reward", "−0.25"), ("Tokens a second", "1,240"), ("Staleness in steps", "1")]
+    assert facts_of(state(policy_run(tmp_path, "alpha"))) == []
 
 
 def test_a_heartbeat_that_stopped_is_a_lost_run(tmp_path: Path) -> None:
