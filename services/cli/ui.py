@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,8 @@ def serve(host: str, port: int, keys: Path | None, runs_dir: Path) -> None:
         config = uvicorn.Config(
             create_app(runs_dir, known), log_level="warning", server_header=False, timeout_keep_alive=30
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # how a viewer is meant to end
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

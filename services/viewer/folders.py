@@ -61,10 +61,18 @@ def stage_folders(folder: Path) -> list[Path]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty when it is missing or torn: whoever writes it will write it again."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parsed(path.read_bytes()) or {}
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def parsed(text: bytes) -> dict[str, Any] | None:
+    """A JSON object; None for what is none. NaN and infinity, which JSON does not have, become null."""
+    try:
+        found = json.loads(text, parse_constant=lambda _: None)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_recipe(folder: Path) -> Recipe | None:

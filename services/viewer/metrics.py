@@ -6,7 +6,6 @@ leave than a chart can show. A run that went back to a checkpoint replaces its f
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from services.observe.run_files import StageMetrics
-from services.viewer.folders import age_key
+from services.viewer.folders import age_key, parsed
 
 MOST_POINTS = 400
 _NOT_METRICS = frozenset({"stage", "step", "time"})
@@ -97,7 +96,7 @@ class MetricsLog:
         end = text.rfind(b"\n") + 1  # the rest is still being written
         self._offset += end
         for line in text[:end].splitlines():
-            row = _parsed(line)
+            row = parsed(line)
             if row is None:
                 self.num_damaged += bool(line.strip())
                 continue
@@ -199,12 +198,4 @@ def _sampled(path: Path, size: int) -> list[dict[str, Any]]:
                 lines.append(file.readline(_TAIL))
             file.seek(size - _TAIL)
             lines += file.read().splitlines()[1:][-2:]  # the very last may be torn
-    return [row for line in lines if (row := _parsed(line)) is not None]
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+    return [row for line in lines if (row := parsed(line)) is not None]

@@ -69,7 +69,7 @@ def sample_view(row: Mapping[str, Any], place: int, scale: float) -> SampleView:
     breakdown = {str(name): value for name, value in (row.get("breakdown") or {}).items()}
     judges = [name for name in breakdown if f"{name}/agreement" in breakdown or f"{name}/sure" in breakdown]
     said = {f"{judge}/{word}" for judge in judges for word in _SAID}
-    tokens = list(row.get("tokens") or ())
+    tokens = [_known(token) for token in row.get("tokens") or ()]
     output = str(row.get("output", ""))
     hidden = max(0, len(tokens) - MOST_TOKENS) if tokens else max(0, len(output) - MOST_CHARACTERS)
     return SampleView(
@@ -98,6 +98,12 @@ def watch_rewards(row: Watched) -> tuple[list[int], list[float]]:
 def signed(value: float) -> str:
     """`+0.60`."""
     return f"{value:+.2f}".replace("-", MINUS)
+
+
+def _known(token: Mapping[str, Any]) -> dict[str, Any]:
+    """The token without numbers that were none."""
+    parts = {name: value for name, value in (token.get("parts") or {}).items() if isinstance(value, int | float)}
+    return {"text": token.get("text") or "", "reward": token.get("reward") or 0.0, "parts": parts}
 
 
 def _verdict(judge: str, breakdown: Mapping[str, Any]) -> Verdict:

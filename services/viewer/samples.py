@@ -6,7 +6,6 @@ the answers to the same validation rows again and again; outputs.jsonl those of 
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from rlft_core.errors import DataError
 from services.observe import jsonl
 from services.observe.report_tokens import scale_of
-from services.viewer.folders import SAMPLES, age_key, stage_folders
+from services.viewer.folders import SAMPLES, age_key, parsed, stage_folders
 
 WATCH, OUTPUTS = "watch-outputs.jsonl", "outputs.jsonl"
 _KEPT_RUNS = 6
@@ -99,7 +98,7 @@ class SampleIndex:
                     self._offset += len(line)
 
     def _take(self, line: bytes) -> None:
-        row = _parsed(line)
+        row = parsed(line)
         if row is None:
             self.num_damaged += bool(line.strip())
             return
@@ -135,7 +134,7 @@ class SampleIndex:
         with self._path.open("rb") as file:
             for place in places:
                 file.seek(place.offset)
-                row = _parsed(file.read(place.size))
+                row = parsed(file.read(place.size))
                 if row is not None:  # the file was replaced a moment ago; the next look sees the new one
                     found.setdefault(place.id, []).append(row)
         return found
@@ -223,11 +222,3 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None

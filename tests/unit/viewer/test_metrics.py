@@ -130,3 +130,12 @@ def test_runs_that_nobody_looks_at_are_forgotten(tmp_path: Path) -> None:
     for k in range(1, 20):
         store.log(tmp_path / f"{k}.jsonl")
     assert store.log(tmp_path / "0.jsonl") is not first
+
+
+def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "s", "step": 0, "reward/mean": NaN}\n{"stage": "s", "step": 1, "reward/mean": 2.0}\n')
+    log = MetricsLog(path)
+    log.refresh()
+    assert log.read("s").points("reward/mean") == ([1], [2.0])
+    assert MetricsStore().spark(path).values == (2.0,)

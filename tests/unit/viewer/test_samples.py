@@ -135,3 +135,9 @@ def test_a_damaged_watch_is_read_up_to_the_damage(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "nonsense", lines[1]]) + "\n")
     assert [look.step for look in watched_rows(folder)["ppo"]["row-0"].looks] == [0]
+
+
+def test_numbers_that_were_none_are_gone_without() -> None:
+    row = {**sample(0, 0), "tokens": [{"text": None, "reward": None, "parts": {"judge": None, "rules": 0.5}}]}
+    (token,) = sample_view(row, 1, 1.0).tokens
+    assert (token.text, token.tip) == ("▪", "in all +0.00, rules +0.50")

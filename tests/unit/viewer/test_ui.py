@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +51,12 @@ def test_it_serves_until_it_is_interrupted(runs: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.cli.main", "ui", "--port", "0", "--keys", str(tmp_path / "keys")]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*command, "--runs-dir", str(runs)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ
+        [*command, "--runs-dir", str(runs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environ,
     ) as process:
         try:
             assert process.stdout is not None
@@ -59,6 +65,9 @@ def test_it_serves_until_it_is_interrupted(runs: Path, tmp_path: Path) -> None:
             request = urllib.request.Request(f"{address}api/runs/alpha", headers={"Authorization": f"Bearer {secret}"})
             with urllib.request.urlopen(request, timeout=10) as answer:
                 assert b'"state":"done"' in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
         finally:
-            process.terminate()
-            process.wait(timeout=20)
+            process.kill()
