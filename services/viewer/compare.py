@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,31 +129,46 @@ def scores_of(runs: Path, names: Sequence[str]) -> Scores:
 
 
 def recipe_differences(runs: Path, sides: Sequence[Side]) -> list[Difference]:
-    """Keys of the resolved recipes that differ; of two stages of one run, keys of these. Stages are told apart by their names,
-    lists by place."""
+    """Keys of the resolved recipes that differ; of two stages of one run, keys of these. Stages, rewards and the like are told
+    apart by their names, not by place, and one that a side lacks is one difference, not one for each of its keys."""
     recipes = [_by_name(read_object(run_folder(runs, side.run) / RECIPE)) for side in sides]
     if len({side.run for side in sides}) == 1:
         recipes = [recipe.get("stages", {}).get(side.stage, {}) for recipe, side in zip(recipes, sides, strict=True)]
-    else:
-        _fold_missing_stages(recipes)
-    flat = [_flat(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    found = []
-    for key in keys:
-        values = tuple(one.get(key, ABSENT) for one in flat)
-        if key not in _NAMES and len(set(values)) > 1:
-            found.append(Difference(key, values))
+    return [found for found in _differences("", recipes) if found.key not in _NAMES]
+
+
+def _differences(key: str, values: Sequence[object]) -> Iterator[Difference]:
+    maps = [value for value in values if isinstance(value, Mapping)]
+    if len(maps) == len(values):
+        for name in dict.fromkeys(name for one in maps for name in one):
+            yield from _differences(f"{key}.{name}" if key else name, [one.get(name, ABSENT) for one in maps])
+        return
+    told = tuple(map(_told, values))
+    if len(set(told)) > 1:
+        yield Difference(key, told)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"of type {value['type']}" if "type" in value else json.dumps(value, ensure_ascii=False)
+    return "none" if value is None else str(value)
+
+
+def _by_name(value: Any) -> Any:
+    """Lists of things that have a type as mappings by their names, or types where they have none."""
+    if isinstance(value, Mapping):
+        return {str(key): _by_name(item) for key, item in value.items()}
+    if (
+        not isinstance(value, list)
+        or not all(isinstance(item, Mapping) and "type" in item for item in value)
+        or not value
+    ):
+        return value
+    found: dict[str, Any] = {}
+    for item in value:
+        name = str(item.get("name") or item["type"])
+        found[name if name not in found else f"{name} #{len(found) + 1}"] = _by_name(item)
     return found
-
-
-def _fold_missing_stages(recipes: Sequence[dict[str, Any]]) -> None:
-    """A stage that one recipe lacks is one difference, not one for each of its keys."""
-    stages = [recipe.get("stages") or {} for recipe in recipes]
-    everywhere = set.intersection(*(set(one) for one in stages))
-    for recipe, one in zip(recipes, stages, strict=True):
-        recipe["stages"] = {
-            name: stage if name in everywhere else f"a stage of type {stage.get('type')}" for name, stage in one.items()
-        }
 
 
 def _cell(metric: str, estimates: Mapping[str, Any]) -> tuple[str, str]:
@@ -161,25 +177,3 @@ def _cell(metric: str, estimates: Mapping[str, Any]) -> tuple[str, str]:
         return ("", "")
     words = wording.wording(metric)
     return words.value(estimate["mean"]), wording.interval(words, estimate)
-
-
-def _by_name(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with its stages as a mapping: one stage more must not make all after it differ."""
-    stages = recipe.get("stages")
-    if not isinstance(stages, list):
-        return dict(recipe)
-    named = {str(stage.get("name", place)): stage for place, stage in enumerate(stages) if isinstance(stage, Mapping)}
-    return {**recipe, "stages": named}
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        items = [(str(place), item) for place, item in enumerate(value)]
-    else:
-        return {prefix: "none" if value is None else str(value)}
-    found: dict[str, str] = {}
-    for key, item in items:
-        found |= _flat(item, f"{prefix}.{key}" if prefix else key)
-    return found

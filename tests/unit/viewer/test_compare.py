@@ -62,8 +62,21 @@ def test_a_stage_that_one_lacks_is_one_difference(tmp_path: Path) -> None:
         write(tmp_path / name / "recipe.resolved.json", recipe_of(name, stages))
     store = MetricsStore()
     pair = [side_of(tmp_path, name, store) for name in ("a", "b")]
+    assert recipe_differences(tmp_path, pair) == [Difference("stages.reward_model", ("–", "of type reward_model"))]
+
+
+def test_rewards_are_told_apart_by_name(tmp_path: Path) -> None:
+    rules = {"type": "length_penalty", "target": 5}
+    for name, rewards in (
+        ("a", [{"type": "rouge"}, rules]),
+        ("b", [{**rules, "target": 6}, {"type": "rouge"}, {"type": "bertscore"}]),
+    ):
+        write(tmp_path / name / "recipe.resolved.json", recipe_of(name, [{"type": "ppo", "rewards": rewards}]))
+    store = MetricsStore()
+    pair = [side_of(tmp_path, name, store) for name in ("a", "b")]
     assert recipe_differences(tmp_path, pair) == [
-        Difference("stages.reward_model", ("–", "a stage of type reward_model"))
+        Difference("stages.ppo.rewards.length_penalty.target", ("5", "6")),
+        Difference("stages.ppo.rewards.bertscore", ("–", "of type bertscore")),
     ]
 
 
