@@ -54,7 +54,7 @@ def init(
 
     Looks at columns, lengths, model and machine. Starts nothing, and overwrites nothing without --force.
     """
-    from services.cli.main import told
+    from services.cli.told import told
 
     with told(debug):
         from rlft_core.plan.choose_columns import choose_columns

@@ -11,6 +11,7 @@
     rlft show tokens RUN   texts with every token coloured by what it earned
     rlft status | stop | scale RUN   watch and steer a run that works, here or with --address on a cluster
     rlft submit RECIPE | jobs | logs RUN | resume RUN   runs as jobs of a Ray cluster
+    rlft ui              runs in the browser
     rlft version
 
 Exit codes: 0 done or stopped as asked, 1 something failed while running, 2 something the user can mend, 130 interrupted.
@@ -37,6 +38,7 @@ from services.cli.init import init
 from services.cli.jobs import jobs, logs, resume, submit
 from services.cli.steer import scale, status, stop
 from services.cli.told import logs_named, told
+from services.cli.ui import ui
 
 if TYPE_CHECKING:
     from rlft_core.config import Recipe
@@ -280,7 +282,7 @@ def version() -> None:
         typer.echo("unknown: rlft is not installed, only its files are there")
 
 
-for command in (status, stop, scale, submit, jobs, logs, resume):
+for command in (status, stop, scale, ui, submit, jobs, logs, resume):
     app.command()(command)
 
 

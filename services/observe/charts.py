@@ -36,8 +36,9 @@ class Series:
     high: Sequence[float] = ()
 
 
-def line_chart(series: Sequence[Series], *, label: str, x_label: str = "step") -> Markup:
-    """Lines over steps, each faint as measured and strong as smoothed (see `smooth`). `label` is for screen readers."""
+def line_chart(series: Sequence[Series], *, label: str, x_label: str = "step", smoothing: float = 1.0) -> Markup:
+    """Lines over steps, each faint as measured and strong as smoothed (see `smooth`), or only as measured with `smoothing` 0.
+    `label` is for screen readers."""
     shown = [_thinned(one) for one in series]
     xs = [x for one in shown for x in one.steps]
     ys = [y for one in shown for y in one.values]
@@ -46,8 +47,10 @@ def line_chart(series: Sequence[Series], *, label: str, x_label: str = "step") -
     y_of = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_axes(x_ticks, y_ticks, x_of=x_of, y_of=y_of, x_label=x_label)]
     for one in shown:
-        if len(one.values) >= _SMOOTH_FROM:
-            smoothed = smooth(one.values)
+        if len(one.values) >= _SMOOTH_FROM and not smoothing:
+            parts.append(_path(one.steps, one.values, x_of=x_of, y_of=y_of, css=f"line c{one.color}"))
+        elif len(one.values) >= _SMOOTH_FROM:
+            smoothed = smooth(one.values, times=smoothing)
             parts.append(_path(one.steps, one.values, x_of=x_of, y_of=y_of, css=f"line raw c{one.color}"))
             parts.append(_path(one.steps, smoothed, x_of=x_of, y_of=y_of, css=f"line c{one.color}"))
         else:
@@ -144,12 +147,12 @@ def interval_chart(
     return _svg(drawn, label=label, width=width, height=row * len(estimates), css="intervals")
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """Gaussian average around each point, so that nothing is shifted in time; width n / 25 points, at least 1.
+def smooth(values: Sequence[float], *, times: float = 1.0) -> list[float]:
+    """Gaussian average around each point, so that nothing is shifted in time; width `times` n / 25 points, at least 1.
 
     `s_t = sum_u w(u - t) v_u / sum_u w(u - t)`, `w(d) = exp(-d^2 / (2 width^2))`, over |d| <= 3 width.
     """
-    width = max(1.0, len(values) / 25)
+    width = max(1.0, times * len(values) / 25)
     reach = math.ceil(3 * width)
     smoothed = []
     for at in range(len(values)):

@@ -58,22 +58,29 @@ class StageCurves:
     others: tuple[Figure, ...]
 
 
-def curves_of(stage: StageMetrics, samples: Sequence[Mapping[str, Any]]) -> StageCurves:
+def curves_of(stage: StageMetrics, samples: Sequence[Mapping[str, Any]], *, smoothing: float = 1.0) -> StageCurves:
     """All figures of a stage. `samples` stand in for reward breakdowns that the metrics lack."""
     panels = [_worded(stage, *panel) for panel in PANELS]
-    figures = [_curve(stage, metric, title, unit) for metric, title, unit in panels if stage.points(metric)[0]]
+    figures = [_curve(stage, *panel, smoothing) for panel in panels if stage.points(panel[0])[0]]
     shown = {metric for metric, _, _ in PANELS} | _REWARD_SUMMARIES
-    figures[1:1] = [_several(title, unit, parts) for title, unit, parts in _breakdowns(stage, samples)]
+    figures[1:1] = [_several(title, unit, parts, smoothing) for title, unit, parts in _breakdowns(stage, samples)]
     shown |= {metric for metric in stage.columns if metric.startswith("reward/") and metric != "reward/skipped"}
     phases = _phases(stage)
     if phases:
         figures.append(_seconds_figure(stage, phases))
     others = [
-        _curve(stage, metric, metric, "")
+        _curve(stage, metric, metric, "", smoothing)
         for metric in stage.columns
         if metric not in shown and not metric.startswith("time/") and stage.points(metric)[0]
     ]
     return StageCurves(stage=stage.name, num_steps=len(stage.steps), figures=tuple(figures), others=tuple(others))
+
+
+def chosen_figures(stage: StageMetrics, metrics: Sequence[str], *, smoothing: float = 1.0) -> tuple[Figure, ...]:
+    """One figure for each of the metrics that the stage has, in this order."""
+    known = {panel[0]: panel for panel in PANELS}
+    panels = [_worded(stage, *known.get(metric, (metric, metric, ""))) for metric in metrics]
+    return tuple(_curve(stage, *panel, smoothing) for panel in panels if stage.points(panel[0])[0])
 
 
 def _worded(stage: StageMetrics, metric: str, title: str, unit: str) -> tuple[str, str, str]:
@@ -85,17 +92,18 @@ def _worded(stage: StageMetrics, metric: str, title: str, unit: str) -> tuple[st
     return metric, title, unit
 
 
-def _curve(stage: StageMetrics, metric: str, title: str, unit: str) -> Figure:
+def _curve(stage: StageMetrics, metric: str, title: str, unit: str, smoothing: float) -> Figure:
     steps, values = stage.points(metric)
     series = Series(name=title, steps=steps, values=values)
     label = f"{title} over {len(steps)} steps of {stage.name}, from {values[0]:.4g} to {values[-1]:.4g}"
-    last = compact(charts.smooth(values)[-1])
-    return Figure(title=title, unit=unit, chart=charts.line_chart([series], label=label), last=last)
+    last = compact(charts.smooth(values, times=smoothing)[-1] if smoothing else values[-1])
+    chart = charts.line_chart([series], label=label, smoothing=smoothing)
+    return Figure(title=title, unit=unit, chart=chart, last=last)
 
 
-def _several(title: str, unit: str, series: Sequence[Series]) -> Figure:
+def _several(title: str, unit: str, series: Sequence[Series], smoothing: float) -> Figure:
     legend = tuple((one.name, one.color) for one in series)
-    chart = charts.line_chart(series, label=f"{title}: {', '.join(one.name for one in series)}")
+    chart = charts.line_chart(series, label=f"{title}: {', '.join(one.name for one in series)}", smoothing=smoothing)
     return Figure(title=title, unit=unit, chart=chart, legend=legend)
 
 

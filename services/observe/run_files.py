@@ -79,18 +79,18 @@ def read_run(folder: Path) -> RunFiles:
         stages=_by_stage(rows),
         samples=tuple(samples),
         outputs=tuple(outputs),
-        reward_models=_reward_models(folder),
+        reward_models=reward_models_of(folder),
         token_rewards={
             path.parent.name: tuple(jsonl.read_rows(path)) for path in sorted(folder.glob("stages/*/tokens.jsonl"))
         },
-        watches=_watches(folder),
+        watches=watches_of(folder),
         finished_at_s=max(times) if times else None,
         missing=tuple(missing),
     )
 
 
-def _reward_models(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The result.json of every stage that has kinds of bad outputs in it; an evaluation's has none."""
+def reward_models_of(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """By stage: the result.json of those that have kinds of bad outputs in it; an evaluation's has none."""
     results = {
         path.parent.name: _object(path, [], "")
         for path in sorted(folder.glob("stages/*/result.json"))
@@ -99,8 +99,8 @@ def _reward_models(folder: Path) -> dict[str, Mapping[str, Any]]:
     return {stage: result for stage, result in results.items() if "kinds" in result}
 
 
-def _watches(folder: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
-    """The looks in every watch.jsonl in the order of their steps; a step written twice counts as written last."""
+def watches_of(folder: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """By stage: the looks in its watch.jsonl in the order of their steps; a step written twice counts as written last."""
     found: dict[str, tuple[Mapping[str, Any], ...]] = {}
     for path in sorted(folder.glob("stages/*/watch.jsonl")):
         rows: list[dict[str, Any]] = list(jsonl.read_rows(path))

@@ -112,6 +112,8 @@ class Watch:
                 "stage": self.folder.name,
                 "step": step,
                 "id": record.id,
+                "prompt": record.prompt,
+                "reference": record.reference,
                 "output": record.output,
                 "ended": record.finish_reason == "stop",
                 "reward": record.reward,

@@ -143,6 +143,7 @@ def test_commands_and_options_are_these() -> None:
             "run",
         ],
         "show tokens": ["--debug", "--limit", "--runs-dir", "--stage", "run"],
+        "ui": ["--debug", "--host", "--keys", "--port", "--runs-dir"],
         "version": [],
     }
 

@@ -129,7 +129,7 @@ def test_looks_that_are_made_again_replace_the_old_ones(tmp_path: Path) -> None:
         (4, "out 0"),
     ]
     assert len(answers) == 3 * len(PROMPTS)
-    assert set(answers[0]) == {"stage", "step", "id", "output", "ended", "reward"}
+    assert set(answers[0]) == {"stage", "step", "id", "prompt", "reference", "output", "ended", "reward"}
     assert again.best_step == 0
 
 

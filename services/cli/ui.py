@@ -1,0 +1,73 @@
+"""`rlft ui`: serve the run viewer until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlft_core.errors import UserError
+
+
+def ui(
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8266,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", help="File with an entry of `rlft key` in each line. Default: RLFT_API_KEYS, else no keys."
+        ),
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show runs in the browser: live curves, samples, lineage, comparisons; stop and scale them."""
+    from services.cli.told import told
+
+    with told(debug):
+        serve(host, port, keys, runs_dir)
+
+
+def serve(host: str, port: int, keys: Path | None, runs_dir: Path) -> None:
+    """Raises UserError for a folder, a port or keys that will not do."""
+    import uvicorn
+
+    from services.keys import read_keys
+    from services.viewer.access import check_host
+    from services.viewer.app import create_app
+
+    known = read_keys(keys)
+    check_host(host, known)
+    if not runs_dir.is_dir():
+        raise UserError(
+            f"--runs-dir {runs_dir}: there is no such folder; start this where your runs are, or name their folder"
+        )
+    with _listening(host, port) as listener:
+        typer.echo(
+            f"Runs of {runs_dir.absolute()} are shown at http://{host}:{listener.getsockname()[1]}/  (Ctrl-C ends this)"
+        )
+        config = uvicorn.Config(
+            create_app(runs_dir, known), log_level="warning", server_header=False, timeout_keep_alive=30
+        )
+        with suppress(KeyboardInterrupt):  # how a viewer is meant to end
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """The port is taken before anything is said, so that what is said is true."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()  # whoever asks at once waits, and is not refused
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+        ) from None
+    return listener
