@@ -214,5 +214,5 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def _state(found: Mapping[str, Any]) -> Text:
-    styles = {"running": "green", "done": "green", "failed": "red", "dead": "red"}
+    styles = {"running": "green", "done": "green", "failed": "red", "lost": "red"}
     return Text(found["state"], style=styles.get(found["state"], "yellow"))

@@ -23,7 +23,7 @@ from services.observe.observer import Observer
 
 STATUS = "status.json"
 SILENT_S = 30.0
-"""A run that says it is at work and was not heard of for so long is taken for dead."""
+"""A run that says it is at work and was not heard of for so long is taken for lost."""
 AT_WORK = ("starting", "waiting", "running", "stopping")
 
 
@@ -67,12 +67,12 @@ class Status:
 
 
 def read_status(run: Path, now: Callable[[], float] = time.time) -> dict[str, Any] | None:
-    """A run's status; None when it never wrote one. A run that should be at work and is silent is "dead"."""
+    """A run's status; None when it never wrote one. A run that should be at work and is silent is "lost"."""
     try:
         told: dict[str, Any] = json.loads((run / STATUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     told["silent_s"] = max(0.0, now() - told["time"])
     if told["state"] in AT_WORK and told["silent_s"] > SILENT_S:
-        told["state"] = "dead"
+        told["state"] = "lost"
     return told

@@ -15,11 +15,12 @@ from services.viewer.metrics import MetricsStore, Spark
 
 #: A run that says it works and was not heard of for so long does not.
 SILENT_S = 60.0
-WORKING = ("starting", "running", "stopping")
+WORKING = ("starting", "waiting", "running", "stopping")
 #: State -> (a sign beside the word, so that it is not told by colour alone; what it means).
 STATES = {
     "running": ("▶", "works"),
     "starting": ("◔", "starts its parts"),
+    "waiting": ("◷", "waits for room on the cluster"),
     "stopping": ("◑", "saves a checkpoint and ends"),
     "done": ("✓", "all stages are done"),
     "stopped": ("■", "was stopped; `rlft resume` goes on from its last checkpoint"),

@@ -44,13 +44,13 @@ def test_it_says_where_the_stage_stands(tmp_path: Path) -> None:
     assert found["error"] is None
 
 
-def test_a_run_that_fell_silent_is_dead(tmp_path: Path) -> None:
+def test_a_run_that_fell_silent_is_lost(tmp_path: Path) -> None:
     assert read_status(tmp_path) is None
     status = status_of(tmp_path)
     status.state = "running"
     status.write()
     heard = json.loads((tmp_path / STATUS).read_text())["time"]
-    for later, state in ((SILENT_S - 1, "running"), (SILENT_S + 1, "dead")):
+    for later, state in ((SILENT_S - 1, "running"), (SILENT_S + 1, "lost")):
         found = read_status(tmp_path, now=lambda later=later: heard + later)  # type: ignore[misc]
         assert found is not None
         assert found["state"] == state
