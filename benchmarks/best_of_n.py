@@ -31,6 +31,7 @@ def answers(run: Path, options: argparse.Namespace, number: int) -> list[dict[st
     command = [sys.executable, "-m", "services.cli.main", "generate", f"{run}:{options.stage}", "--out", str(out)]
     command += ["--best-of", str(number), "--rows", str(options.rows), "--temperature", "1", "--max-tokens", "32"]
     command += ["--by", options.by] if number > 1 else []
+    command += ["--template", options.template] if options.template and number > 1 else []
     subprocess.run(command, check=True, capture_output=True)
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--stage", required=True)
     parser.add_argument("--judge", required=True)
     parser.add_argument("--by", default="tournament")
+    parser.add_argument("--template", help="How the model is asked to judge; default: the one of `rlft generate`.")
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--out", type=Path)
