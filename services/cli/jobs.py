@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +40,7 @@ def submit(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     runs_dir: Annotated[
         str | None,
-        typer.Option("--runs-dir", help="Folder of runs on the cluster, on shared storage. Default: RLFT_RUNS_DIR."),
+        typer.Option("--runs-dir", help="Folder of runs on the cluster. Default: RLFT_RUNS_DIR of its nodes."),
     ] = None,
     env: Annotated[
         list[str] | None,
@@ -66,10 +65,10 @@ def submit(
         loaded = load_recipe(recipe, given)
         rows_of(loaded.data, Path.cwd(), loaded.seed)  # what is wrong with the rows is better known before it travels
         cluster = Cluster(address)
-        where = jobs.runs_dir_of(runs_dir, cluster.address, Path.cwd(), os.environ)
+        where = jobs.checked_runs_dir(runs_dir)
         request = jobs.Request(recipe, loaded, overrides or [], where, names, values, cpus, int(memory_gb * _GIB))
         job = jobs.submit(cluster, request, Path.cwd())
-        typer.echo(f"{job.run}: handed in as {job.id}; its files go to {where}/{job.run}")
+        typer.echo(f"{job.run}: handed in as {job.id}; its files go to {where or '$RLFT_RUNS_DIR'}/{job.run}")
         _next(cluster, job, follow=follow)
 
 

@@ -60,7 +60,7 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. stages.ppo.num_steps=20. Repeatable."
     ),
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
@@ -95,9 +95,9 @@ def run(
                 f"the nodes of the cluster lack {', '.join(missing)}, which --env asked for; set them there"
             )
         if as_job:
-            from services.jobs.submit import keep_source
+            from services.jobs.submit import keep_source, runs_dir_of_job
 
-            keep_source(Path.cwd(), runs_dir / loaded.name)
+            keep_source(Path.cwd(), runs_dir_of_job(runs_dir) / loaded.name)
         from rlft_core.plan import make_plan
         from services.cli.show_plan import plan_console, show_plan
 

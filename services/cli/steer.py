@@ -24,7 +24,7 @@ Address = Annotated[
     typer.Option("--address", help="The cluster's dashboard, such as http://head:8265. Default: runs of this machine."),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")]
 Answer = Annotated[bool, typer.Option("--answer", hidden=True, help="For a program: one marked line of JSON.")]
 
 _DEADLINE_S = 30.0
@@ -128,7 +128,8 @@ class _Where:
         job = cluster.newest(self.run)
         if verb != "status" and job.ended:
             raise UserError(f"the run {self.run} is not at work: {job.id} is {job.state}")
-        line = run_there(cluster, [verb, self.run, *words, "--runs-dir", job.metadata[RUNS_DIR]], deadline_s=_THERE_S)
+        at = ["--runs-dir", job.metadata[RUNS_DIR]] if job.metadata[RUNS_DIR] else []  # else where its nodes say
+        line = run_there(cluster, [verb, self.run, *words, *at], deadline_s=_THERE_S)
         found: dict[str, Any] = json.loads(line)
         return found
 

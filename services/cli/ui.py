@@ -23,7 +23,9 @@ def ui(
             "--keys", help="File with an entry of `rlft key` in each line. Default: RLFT_API_KEYS, else no keys."
         ),
     ] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")
+    ] = Path("runs"),
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show runs in the browser: live curves, samples, lineage, comparisons; stop and scale them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,8 @@ from rlft_core.errors import ConfigError, ResourceError
 
 RUN, RUNS_DIR, COMMAND = "rlft_run", "rlft_runs_dir", "rlft_command"
 """Keys of a job's metadata: the run's name, the folder of runs on the cluster, and how the run is started there."""
+_NOT_READY = "No available agent"  # for some seconds after a cluster has started
+_READY_S = 60.0
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -48,6 +52,7 @@ class Cluster:
                 f"--address {self.address}: the address of a cluster's dashboard is wanted, such as http://head:8265; it takes "
                 "the jobs too"
             )
+        logging.getLogger("ray").setLevel(logging.WARNING)  # how a package is made and sent is Ray's business
         try:
             self._client = JobSubmissionClient(self.address)
         except (ConnectionError, requests.exceptions.RequestException) as error:
@@ -79,13 +84,17 @@ class Cluster:
         return max(found, key=lambda job: job.attempt)
 
     def submit(self, job_id: str, entrypoint: str, **options: Any) -> str:
-        """Hand in a job. Raises ConfigError when there is one of this id."""
-        try:
-            return str(self._client.submit_job(entrypoint=entrypoint, submission_id=job_id, **options))
-        except RuntimeError as error:
-            if "already exists" in str(error):
-                raise ConfigError(f"there is a job {job_id} already; `rlft jobs` lists them") from error
-            raise ResourceError(f"the cluster did not take the job: {error}") from error
+        """Hand in a job. Raises ConfigError when there is one of this id, ResourceError when the cluster does not take it."""
+        end = time.monotonic() + _READY_S
+        while True:
+            try:
+                return str(self._client.submit_job(entrypoint=entrypoint, submission_id=job_id, **options))
+            except RuntimeError as error:
+                if "already exists" in str(error):
+                    raise ConfigError(f"there is a job {job_id} already; `rlft jobs` lists them") from error
+                if _NOT_READY not in str(error) or time.monotonic() > end:
+                    raise ResourceError(f"the cluster did not take the job: {error}") from error
+            time.sleep(1.0)
 
     def details(self, job_id: str) -> JobDetails:
         """What Ray knows of a job."""

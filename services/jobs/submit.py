@@ -23,7 +23,6 @@ SOURCE = "source"
 """Folder of a run with what its job was given, from which it can be started again."""
 RUNS_VARIABLE = "RLFT_RUNS_DIR"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_LOCAL = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,16 @@ def resume(cluster: Cluster, name: str) -> RunJob:
         raise ConfigError(f"the run '{name}' is at work ({last.id}, {last.state}); there is nothing to resume")
     runs_dir, command = last.metadata[RUNS_DIR], last.metadata[COMMAND]
     before = cluster.details(last.id)
-    entrypoint = f"cd {shlex.quote(f'{runs_dir}/{name}/{SOURCE}')} && {command}"
+    folder = shlex.quote(runs_dir) if runs_dir else f'"${RUNS_VARIABLE}"'
+    entrypoint = f"cd {folder}/{name}/{SOURCE} && {command}"
     environment = {"env_vars": dict((before.runtime_env or {}).get("env_vars", {}))}
     return _handed_in(cluster, name, runs_dir, command, entrypoint, last.attempt + 1, None, environment)
 
 
 def run_command(request: Request) -> str:
     """How the run is started on the cluster, in the folder that travelled."""
-    words = ["rlft", "run", RECIPE, "--name", request.recipe.name, "--runs-dir", request.runs_dir, "--as-job"]
+    words = ["rlft", "run", RECIPE, "--name", request.recipe.name, "--as-job"]
+    words += ["--runs-dir", request.runs_dir] if request.runs_dir else []
     for override in request.overrides:
         words += ["--set", override]
     for name in request.secrets:
@@ -79,19 +80,21 @@ def run_command(request: Request) -> str:
     return shlex.join(words)
 
 
-def runs_dir_of(given: str | None, address: str, here: Path, environ: Mapping[str, str]) -> str:
-    """Where the cluster keeps runs. Raises ConfigError when nobody said so and the cluster is another machine."""
-    chosen = given or environ.get(RUNS_VARIABLE)
-    if chosen is None and _LOCAL.match(address):
-        chosen = str(here / "runs")
-    if chosen is None:
+def checked_runs_dir(given: str | None) -> str:
+    """Where the cluster keeps runs; empty: where its nodes say, in RLFT_RUNS_DIR. Raises ConfigError for a relative path."""
+    if given is not None and not Path(given).is_absolute():
+        raise ConfigError(f"--runs-dir {given}: an absolute path is wanted, because a job has a folder of its own")
+    return given or ""
+
+
+def runs_dir_of_job(runs_dir: Path) -> Path:
+    """The folder of runs, as the job finds it on the cluster. Raises ConfigError when nobody said where it is."""
+    if not runs_dir.is_absolute():
         raise ConfigError(
-            f"--runs-dir (or {RUNS_VARIABLE}) must name the folder for runs on the cluster, on storage that all its nodes share; "
-            "checkpoints and models go there"
+            f"the cluster's nodes do not say where runs go: set {RUNS_VARIABLE} there to a folder that they all share, or give "
+            "--runs-dir to `rlft submit`"
         )
-    if not Path(chosen).is_absolute():
-        raise ConfigError(f"--runs-dir {chosen}: an absolute path is wanted, because a job has a folder of its own")
-    return chosen
+    return runs_dir
 
 
 def parse_variables(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:

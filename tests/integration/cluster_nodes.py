@@ -34,10 +34,15 @@ def main() -> None:
             "include_dashboard": True,
             "dashboard_port": port,
             "object_store_memory": store,
+            "dashboard_agent_listen_port": free_port(),  # the default one may be another cluster's
         },
     )
     try:
-        nodes = [cluster.head_node, *(cluster.add_node(num_cpus=size, object_store_memory=store) for size in workers)]
+        others = [
+            cluster.add_node(num_cpus=size, object_store_memory=store, dashboard_agent_listen_port=free_port())
+            for size in workers
+        ]
+        nodes = [cluster.head_node, *others]
         known = {node.node_id: node for node in nodes}
         print(json.dumps({"address": f"http://127.0.0.1:{port}", "nodes": list(known)}), flush=True)  # noqa: T201
         for line in sys.stdin:

@@ -116,7 +116,7 @@ def state(run: Path) -> str:
 def test_a_job_from_another_folder_is_scaled_loses_a_node_and_ends_well(
     tmp_path: Path, tiny_model: Path, nodes: Nodes
 ) -> None:
-    steps, at = 60, ("--address", nodes.address)
+    steps, at = 200, ("--address", nodes.address)
     run = submitted(tmp_path, "scaled", nodes, ppo(num_steps=steps, optimizer={"lr": 1e-4}), model=tiny_model)
     assert "the cluster has a run 'scaled' already" in rlft(
         tmp_path / "home-of-scaled", "submit", "my.yaml", *at, "--runs-dir", str(tmp_path / "runs"), code=2

@@ -9,7 +9,7 @@ import pytest
 from rlft_core.config.load import parse_recipe
 from rlft_core.errors import ConfigError
 from services.jobs.client import check_versions
-from services.jobs.submit import Request, keep_source, parse_variables, run_command, runs_dir_of
+from services.jobs.submit import Request, checked_runs_dir, keep_source, parse_variables, run_command, runs_dir_of_job
 
 
 def test_the_command_is_quoted_for_a_shell() -> None:
@@ -18,7 +18,7 @@ def test_the_command_is_quoted_for_a_shell() -> None:
     )
     request = Request(Path("r.yaml"), recipe, ["stages.sft.name=x; rm -rf /"], "/shared/my runs", ["HF_TOKEN"])
     assert run_command(request) == (
-        "rlft run recipe.yaml --name a-run --runs-dir '/shared/my runs' --as-job --set 'stages.sft.name=x; rm -rf /' "
+        "rlft run recipe.yaml --name a-run --as-job --runs-dir '/shared/my runs' --set 'stages.sft.name=x; rm -rf /' "
         "--require-env HF_TOKEN"
     )
 
@@ -33,14 +33,13 @@ def test_secrets_go_by_name_only() -> None:
 
 
 def test_where_runs_go() -> None:
-    here = Path("/home/me")
-    assert runs_dir_of(None, "http://127.0.0.1:8265", here, {}) == "/home/me/runs"
-    assert runs_dir_of(None, "http://head:8265", here, {"RLFT_RUNS_DIR": "/shared/runs"}) == "/shared/runs"
-    assert runs_dir_of("/other", "http://head:8265", here, {"RLFT_RUNS_DIR": "/shared/runs"}) == "/other"
-    with pytest.raises(ConfigError, match=r"--runs-dir \(or RLFT_RUNS_DIR\) must name the folder"):
-        runs_dir_of(None, "http://localhost.example:8265", here, {})
+    assert checked_runs_dir(None) == ""  # the nodes say
+    assert checked_runs_dir("/shared/runs") == "/shared/runs"
     with pytest.raises(ConfigError, match=r"--runs-dir runs: an absolute path"):
-        runs_dir_of("runs", "http://head:8265", here, {})
+        checked_runs_dir("runs")
+    assert runs_dir_of_job(Path("/shared/runs")) == Path("/shared/runs")
+    with pytest.raises(ConfigError, match=r"nodes do not say where runs go: set RLFT_RUNS_DIR there"):
+        runs_dir_of_job(Path("runs"))
 
 
 def test_versions_of_ray_must_be_of_one_release() -> None:
