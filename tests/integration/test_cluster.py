@@ -113,6 +113,43 @@ def state(run: Path) -> str:
     return str(found["state"]) if found else "unknown"
 
 
+def test_two_jobs_on_a_cluster_that_fits_one_take_turns_and_the_second_says_why_it_waits(
+    tmp_path: Path, tiny_model: Path, nodes: Nodes
+) -> None:
+    at = ("--address", nodes.address)
+    large = {"num_ranks": 2, "threads_per_rank": 1, "cpus_per_rank": 4, "step_deadline_s": 120}
+    first = submitted(tmp_path, "first", nodes, sft(num_steps=100_000, learner=large), model=tiny_model)
+    until(lambda: len(steps_of(first, "sft")) > 1, first, nodes)
+    second = submitted(tmp_path, "second", nodes, sft(learner=large), model=tiny_model)
+    until(lambda: state(second) == "waiting", second, nodes)
+    until(lambda: "at work: first" in rlft(tmp_path, "logs", "second", *at), second, nodes)
+    assert "waiting: it needs 8 CPUs and 0 GPUs at once" in rlft(tmp_path, "logs", "second", *at)
+    assert state(first) == "running"
+    assert "sft ends after its step" in rlft(tmp_path, "stop", "first", *at)
+    until(lambda: state(second) == "done", second, nodes)
+    assert state(first) == "stopped"
+    assert "handed in again as rlft-first-2" in rlft(tmp_path, "resume", "first", *at)
+    assert "is at work" in rlft(tmp_path, "resume", "first", *at, code=2)
+    until(lambda: state(first) == "running", first, nodes)
+    assert "it ends at once" in rlft(tmp_path, "stop", "first", "--now", *at)
+
+
+def test_a_job_that_asks_for_more_than_there_is_says_so_in_time(tmp_path: Path, tiny_model: Path, nodes: Nodes) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    write_rows(home)
+    content = recipe_content(tiny_model, sft(learner={"cpus_per_rank": 64})) | {"name": "greedy"}
+    content["cluster"] = {"wait_s": 3}
+    (home / "my.yaml").write_text(json.dumps(content))
+    told = rlft(
+        home,
+        *("submit", "my.yaml", "--follow", "--address", nodes.address, "--runs-dir", str(tmp_path / "runs")),
+        code=1,
+    )
+    assert "asks for 64 CPUs and 0 GPUs at once, but the cluster has" in told
+    assert "had not more after 3 s (cluster.wait_s)" in told
+
+
 def test_a_job_from_another_folder_is_scaled_loses_a_node_and_ends_well(
     tmp_path: Path, tiny_model: Path, nodes: Nodes
 ) -> None:
@@ -138,42 +175,6 @@ def test_a_job_from_another_folder_is_scaled_loses_a_node_and_ends_well(
     assert "joined after" in told
     assert "engine engine-0 died" in told
     assert "SUCCEEDED" in rlft(tmp_path, "jobs", *at)
-
-
-def test_two_jobs_on_a_cluster_that_fits_one_take_turns_and_the_second_says_why_it_waits(
-    tmp_path: Path, tiny_model: Path, nodes: Nodes
-) -> None:
-    at = ("--address", nodes.address)
-    large = {"threads_per_rank": 1, "cpus_per_rank": 3, "step_deadline_s": 120}
-    first = submitted(tmp_path, "first", nodes, sft(num_steps=2000, learner=large), model=tiny_model)
-    until(lambda: len(steps_of(first, "sft")) > 1, first, nodes)
-    second = submitted(tmp_path, "second", nodes, sft(learner=large), model=tiny_model)
-    until(lambda: state(second) == "waiting", second, nodes)
-    until(lambda: "at work: first" in rlft(tmp_path, "logs", "second", *at), second, nodes)
-    assert "waiting: it needs 3 CPUs and 0 GPUs at once" in rlft(tmp_path, "logs", "second", *at)
-    assert state(first) == "running"
-    assert "sft ends after its step" in rlft(tmp_path, "stop", "first", *at)
-    until(lambda: state(second) == "done", second, nodes)
-    assert state(first) == "stopped"
-    assert "handed in again as rlft-first-2" in rlft(tmp_path, "resume", "first", *at)
-    assert "is at work" in rlft(tmp_path, "resume", "first", *at, code=2)
-    assert "it ends at once" in rlft(tmp_path, "stop", "first", "--now", *at)
-
-
-def test_a_job_that_asks_for_more_than_there_is_says_so_in_time(tmp_path: Path, tiny_model: Path, nodes: Nodes) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    write_rows(home)
-    content = recipe_content(tiny_model, sft(learner={"cpus_per_rank": 64})) | {"name": "greedy"}
-    content["cluster"] = {"wait_s": 3}
-    (home / "my.yaml").write_text(json.dumps(content))
-    told = rlft(
-        home,
-        *("submit", "my.yaml", "--follow", "--address", nodes.address, "--runs-dir", str(tmp_path / "runs")),
-        code=1,
-    )
-    assert "asks for 64 CPUs and 0 GPUs at once, but the cluster has" in told
-    assert "had not more after 3 s (cluster.wait_s)" in told
 
 
 def test_nobody_there_is_an_error_with_the_way_out(tmp_path: Path) -> None:
