@@ -28,6 +28,7 @@ from rlft_core.models.default_model import resolve_model
 from services.cluster.session import Needs, num_gpus_here, session, wait_for
 from services.observe.judge_alarm import JudgeAlarm
 from services.observe.observer import Observer
+from services.observe.ray_metrics import RayMetrics
 from services.observe.report import build_report
 from services.observe.sinks import RunInfo, make_sinks
 from services.observe.terminal import Terminal
@@ -69,7 +70,7 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         write_json(folder / "recipe.resolved.json", config)
         info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
         terminal = Terminal()
-        trackers = [JudgeAlarm(terminal.warn), *make_sinks(recipe.tracking.sinks)]
+        trackers = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
         context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
         for note in splits.notes:
