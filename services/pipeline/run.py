@@ -30,7 +30,7 @@ from services.observe.judge_alarm import JudgeAlarm
 from services.observe.observer import Observer
 from services.observe.ray_metrics import RayMetrics
 from services.observe.report import build_report
-from services.observe.sinks import RunInfo, make_sinks
+from services.observe.sinks import RunInfo, Sink, make_sinks
 from services.observe.terminal import Terminal
 from services.pipeline.context import RunContext, needs_of
 from services.pipeline.record import (
@@ -70,7 +70,7 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         write_json(folder / "recipe.resolved.json", config)
         info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
         terminal = Terminal()
-        trackers = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
+        trackers: list[Sink] = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
         context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
         for note in splits.notes:
