@@ -26,12 +26,12 @@ from rlft_core.data.prepare import rows_of
 from rlft_core.errors import ConfigError
 from rlft_core.models.default_model import resolve_model
 from services.cluster.session import Needs, num_gpus_here, session, wait_for
+from services.observe.event_log import event_terminal
 from services.observe.judge_alarm import JudgeAlarm
 from services.observe.observer import Observer
 from services.observe.ray_metrics import RayMetrics
 from services.observe.report import build_report
 from services.observe.sinks import RunInfo, Sink, make_sinks
-from services.observe.terminal import Terminal
 from services.pipeline.context import RunContext, needs_of
 from services.pipeline.record import (
     StageRecord,
@@ -69,15 +69,16 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         config = recipe.model_dump(mode="json")
         write_json(folder / "recipe.resolved.json", config)
         info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
-        terminal = Terminal()
+        terminal = event_terminal(recipe.name, folder)
         trackers: list[Sink] = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
         context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer)
         for note in splits.notes:
             context.notice(note)
-        with observer.started():
-            _run_stages(context)
-        _finish(context)
+        with terminal.run():
+            with observer.started():
+                _run_stages(context)
+            _finish(context)
     return folder
 
 
