@@ -84,7 +84,8 @@ class EventTerminal(Terminal):
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         super().step(step, metrics)
         self._step = step
-        self.event("step done", **{name: metrics[name] for name, *_ in COLUMNS if name in metrics})
+        told: dict[str, Any] = {name: metrics[name] for name, *_ in COLUMNS if name in metrics}
+        self.event("step done", **told)
 
     def end_stage(self, seconds: float | None = None) -> None:
         super().end_stage(seconds)
