@@ -142,6 +142,17 @@ def snippets(text: str) -> Iterator[tuple[int, str]]:
     for block in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL):
         indent, language, body = block.groups()
         lines = [line.removeprefix(indent) for line in body.splitlines()]
-        typed = [line[2:] for line in lines if line.startswith("$ ")]
+        typed = typed_in(lines)
         if language in ("bash", "sh") or typed:
             yield text[: block.start()].count("\n") + 2, "\n".join(typed or lines)
+
+
+def typed_in(lines: list[str]) -> list[str]:
+    """Lines after a prompt, and those that go on with one that ends in a backslash."""
+    typed: list[str] = []
+    for line in lines:
+        if line.startswith("$ "):
+            typed.append(line[2:])
+        elif typed and typed[-1].endswith("\\"):
+            typed.append(line)
+    return typed
