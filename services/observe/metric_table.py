@@ -137,6 +137,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("sync/probe", "Mean |log-prob difference| of the probe after a sync, nats", "Engine against learner"),
     Metric("sync/probe_max", "The largest of these", "Engine against learner"),
     Metric("time/coordination_share", "Share of a step in which nothing computes", "Coordination", "percentunit"),
+    Metric("time/sampling_busy_s", "Seconds in which an engine or a reward actor was at work", "Sampling", "s"),
     Metric("time/learner_{phase}_s", "Seconds of the learner's phases", "Learner", "s", named="learner_seconds"),
     Metric("time/{phase}_s", "Seconds of the coordinator's phases", "Phases", "s", named="phase_seconds"),
 )
