@@ -59,9 +59,9 @@ class TraceSink:
         tracer: Tracer = self._provider.get_tracer("rlft")
         end = time.time_ns()
         begin = end - int(row[_STEP] * _NANOSECONDS)
-        told = {"rlft.run": self._run, "rlft.stage": stage, "rlft.step": step}
+        told: dict[str, str | int | float] = {"rlft.run": self._run, "rlft.stage": stage, "rlft.step": step}
         numbers = {name: value for name, value in row.items() if not name.startswith("time/")}
-        root = tracer.start_span("step", start_time=begin, attributes=told | numbers)
+        root = tracer.start_span("step", start_time=begin, attributes={**told, **numbers})
         below = self._tracing.set_span_in_context(root)
         for phase, start, stop in laid_out(_phases(row), begin):
             span = tracer.start_span(phase, context=below, start_time=start, attributes=told)

@@ -27,7 +27,7 @@ Manifest = dict[str, Any]
 
 def load_all(path: Path) -> list[Manifest]:
     """Every document of a YAML file. What an anchor repeats becomes a copy, so that a patch changes one place."""
-    found = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    found = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     return [json.loads(json.dumps(one)) for one in found if one]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import subprocess
 import tomllib
@@ -254,6 +255,8 @@ def test_the_serve_configuration_fits_ray_serves_own_schema() -> None:
     parsed = ServeDeploySchema.model_validate(config)
     (application,) = parsed.applications
     assert application.import_path == "services.serving.app:build"
+    if (ROOT / "services" / "serving").is_dir():
+        assert re.search(r"^def build\(", (ROOT / "services/serving/app.py").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(application.args) == {"runs_dir", "models", "keys_file"}
     mounts = {mount["mountPath"] for spec in pod_specs([service]) for mount in spec["containers"][0]["volumeMounts"]}
     assert application.args["runs_dir"] in mounts
