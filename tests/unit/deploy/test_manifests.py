@@ -247,6 +247,32 @@ def _requests(group: Manifest) -> dict[str, str]:
 # Serving, and Ray's own launcher
 
 
+def test_the_operator_finds_the_ports_by_their_names() -> None:
+    for folder, kind in (("base/cluster", "RayCluster"), ("base/job", "RayJob"), ("base/serve", "RayService")):
+        (manifest,) = of_kind(folder, kind)
+        head = ray_cluster(manifest)["headGroupSpec"]["template"]["spec"]["containers"][0]
+        ports = {port["name"]: port["containerPort"] for port in head["ports"]}
+        wanted = {"gcs-server": 6379, "client": 10001, "dashboard": 8265, "metrics": 8080}
+        assert wanted.items() <= ports.items()
+        if kind == "RayService":
+            assert ports["serve"] == yaml.safe_load(manifest["spec"]["serveConfigV2"])["http_options"]["port"]
+
+
+def test_names_in_the_guide_are_those_of_resources_or_of_what_the_operator_makes_of_them() -> None:
+    found = [one for part in PARTS for one in render(KUBERAY / "base" / part)]
+    names = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in found}
+    names |= {f"service/{one['metadata']['name']}-head-svc" for one in found if one["kind"] == "RayCluster"}
+    names |= {f"service/{one['metadata']['name']}-serve-svc" for one in found if one["kind"] == "RayService"}
+    names |= {f"job/{one['metadata']['name']}" for one in found if one["kind"] == "RayJob"}
+    names |= {name.replace("deployment/", "deploy/") for name in names}
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    asked = set(re.findall(r"\b(?:service|job|raycluster|rayservice|rayjob|deploy)/rlft[\w-]*", text))
+    assert len(asked) >= 8
+    assert sorted(asked - names) == []
+    secrets = set(re.findall(r"create secret generic ([\w-]+)", text))
+    assert secrets == {"rlft-ray-token", "rlft-api-keys", "rlft-secrets"}
+
+
 def test_the_serve_configuration_fits_ray_serves_own_schema() -> None:
     from ray.serve.schema import ServeDeploySchema
 
