@@ -12,14 +12,15 @@ from tests.unit.deploy.support import DEPLOY, load_all, render
 MONITORING = DEPLOY / "monitoring"
 
 
-def test_alerts_are_about_metrics_that_are_exported_and_labels_that_they_have() -> None:
+def test_alerts_are_about_metrics_that_are_exported_and_labels_that_they_keep() -> None:
     (content,) = load_all(MONITORING / "alerts.yaml")
     (group,) = content["groups"]
     names = {name for rule in group["rules"] for name in re.findall(r"\bray_\w+", rule["expr"])}
     assert len(names) == len(group["rules"]) == 4
     assert sorted(names - set(exported_names())) == []
     for rule in group["rules"]:
-        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) == {"run", "stage"}
+        (kept,) = re.findall(r"by \(([\w, ]+)\)", rule["expr"])
+        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) == set(kept.split(", "))
 
 
 def test_prometheus_reads_the_alerts_that_lie_beside_its_file() -> None:
