@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import urllib.request
@@ -35,11 +36,12 @@ def scraped(until: str) -> str:
         time.sleep(0.5)
 
 
-def value(text: str, name: str, **labels: str) -> float:
-    """The one series of this name and these labels."""
+def values(text: str, name: str, **labels: str) -> list[float]:
+    """What the series of this name and these labels say, where they say a number."""
     lines = [line for line in text.splitlines() if line.startswith(name + "{")]
-    (found,) = [line for line in lines if all(f'{key}="{told}"' in line for key, told in labels.items())]
-    return float(found.rsplit(" ", 1)[1])
+    found = [line for line in lines if all(f'{key}="{told}"' in line for key, told in labels.items())]
+    numbers = [float(line.rsplit(" ", 1)[1]) for line in found]
+    return [number for number in numbers if not math.isnan(number)]
 
 
 @pytest.mark.integration
@@ -51,16 +53,30 @@ def test_a_step_stands_on_the_metrics_port_with_run_and_stage(cluster: None, tmp
     sink.log(1, {"reward/mean": -0.5, "tokens/generated": 20.0, "time/step_s": 1.5, "new/number": 7.0}, "ppo")
     text = scraped(until="ray_rlft_other{")
     of = {"run": "scraped", "stage": "ppo"}
-    assert value(text, "ray_rlft_step", **of) == 2
-    assert value(text, "ray_rlft_reward_mean", **of) == -0.5
-    assert value(text, "ray_rlft_tokens_generated_total", **of) == 120
-    assert value(text, "ray_rlft_step_seconds_bucket", le="1.0", **of) == 1
-    assert value(text, "ray_rlft_step_seconds_bucket", le="2.5", **of) == 2
-    assert value(text, "ray_rlft_phase_seconds", phase="example", **of) == 0.25
-    assert value(text, "ray_rlft_other", metric="new/number", **of) == 7
+    assert values(text, "ray_rlft_step", **of) == [2]
+    assert values(text, "ray_rlft_reward_mean", **of) == [-0.5]
+    assert values(text, "ray_rlft_phase_seconds", phase="example", **of) == [0.25]
+    assert values(text, "ray_rlft_other", metric="new/number", **of) == [7]
+    assert values(text, "ray_rlft_tokens_generated_total", **of) == [120]
+    assert values(text, "ray_rlft_step_seconds_bucket", le="1.0", **of) == [1]
+    assert values(text, "ray_rlft_step_seconds_bucket", le="2.5", **of) == [2]
     told = set(re.findall(r"^(ray_\w+)\{", text, re.MULTILINE))
     missing = [metric.exported for metric in TABLE if not {metric.exported, f"{metric.exported}_bucket"} & told]
     assert missing == ["ray_rlft_kl_mean"]  # it was not a number
+
+
+@pytest.mark.integration
+def test_the_next_stage_takes_the_last_ones_numbers_away(cluster: None, tmp_path: Path) -> None:
+    sink = RayMetrics()
+    sink.start(RunInfo("staged", tmp_path))
+    sink.log(0, {"reward/mean": 0.5}, "ppo")
+    assert values(scraped(until='run="staged"'), "ray_rlft_reward_mean", run="staged") == [0.5]
+    sink.log(0, {"loss/mean": 4.0}, "dpo")
+    text = scraped(until='stage="dpo"')
+    assert values(text, "ray_rlft_loss_mean", run="staged") == [4]
+    assert values(text, "ray_rlft_step", run="staged", stage="dpo") == [1]
+    assert values(text, "ray_rlft_step", run="staged", stage="ppo") == []
+    assert values(text, "ray_rlft_reward_mean", run="staged") == []
 
 
 @pytest.mark.integration
