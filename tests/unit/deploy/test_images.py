@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rlft_core.models.cache import cache_root
-from tests.unit.deploy.support import DEPLOY, ROOT
+from tests.unit.deploy.support import DEPLOY, PARTS, ROOT, containers, render
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 FETCH = ROOT / "docker" / "fetch-models.sh"
@@ -159,6 +159,14 @@ def test_what_manifests_call_is_in_the_image() -> None:
     names = set(in_context())
     assert {"docker/fetch-models.sh", "scripts/uv-env.sh", "requirements/assets.txt"} <= names
     assert {"recipes/quickstart.yaml", "recipes/ppo_8gpu.yaml", "data/synopses/train.jsonl"} <= names
+    home = "/home/rlft/app/"
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    called = set(re.findall(rf"--entrypoint {home}(\S+)", text))
+    for part in PARTS:
+        for container in containers(render(DEPLOY / "kuberay" / "base" / part)):
+            called |= {word.removeprefix(home) for word in container.get("command", []) if word.startswith(home)}
+    assert called == {"docker/fetch-models.sh"}
+    assert os.access(ROOT / "docker" / "fetch-models.sh", os.X_OK)
 
 
 # What can be run
