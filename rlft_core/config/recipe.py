@@ -39,8 +39,8 @@ class ClusterConfig(Strict):
 class TrackingConfig(Strict):
     """Where metrics go besides metrics.jsonl and the terminal."""
 
-    sinks: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    """Trackers to write to."""
+    sinks: tuple[Literal["tensorboard", "mlflow", "wandb", "otel"], ...] = ()
+    """Trackers to write to. `otel`: a trace of each step, to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names."""
     project: str = "rlft"
     """Project or experiment name in MLflow and W&B."""
 

@@ -23,7 +23,7 @@ from rlft_core.plan.stages import check_resources, plan_stage
 from rlft_core.plan.types import Available, Plan, PromptLengths, StagePlan
 
 GIB = 1024**3
-_SINK_PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+_SINK_PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "otel": "opentelemetry"}
 
 
 def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: bool = True) -> Plan:

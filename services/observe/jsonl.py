@@ -18,7 +18,7 @@ from rlft_core.errors import DataError
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Append each row as a line, in one write. Numbers that are not finite become null, so the file stays JSON."""
-    text = "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    text = "".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
@@ -85,11 +85,12 @@ def _step_of(row: Mapping[str, object]) -> int:
     return step if isinstance(step, int) else -1
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
+    """The value with null for numbers that JSON does not have, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

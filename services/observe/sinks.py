@@ -1,4 +1,5 @@
-"""Where metric rows go: metrics.jsonl always, TensorBoard, MLflow and Weights & Biases when the recipe asks for them.
+"""Where metric rows go: metrics.jsonl always, TensorBoard, MLflow, Weights & Biases and OpenTelemetry (traces.py) when the
+recipe asks for them.
 
 A sink that cannot start stops the run before it has cost anything. A sink that fails later is only reported, once, and
 the run goes on: hours of training are worth more than a curve (see observer.py). Secrets and addresses of tracking
@@ -85,7 +86,7 @@ class TensorBoardSink:
         self._writers: dict[str, Any] = {}
 
     def start(self, run: RunInfo) -> None:
-        self._module = _import("tensorboard.summary", sink="tensorboard")
+        self._module = import_tracker("tensorboard.summary", sink="tensorboard")
         self._folder = run.folder / "tensorboard"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -119,7 +120,7 @@ class MlflowSink:
         self._run_id = ""
 
     def start(self, run: RunInfo) -> None:
-        self._mlflow = mlflow = _import("mlflow", sink="mlflow")
+        self._mlflow = mlflow = import_tracker("mlflow", sink="mlflow")
         for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
             os.environ.setdefault(name, value)  # its own defaults hold a step up for minutes when a server is away
         server = os.environ.get("MLFLOW_TRACKING_URI")
@@ -179,7 +180,7 @@ class WandbSink:
         self._stages: set[str] = set()
 
     def start(self, run: RunInfo) -> None:
-        self._wandb = wandb = _import("wandb", sink="wandb")
+        self._wandb = wandb = import_tracker("wandb", sink="wandb")
         kept = run.folder / "wandb_run_id"
         run_id = kept.read_text(encoding="utf-8").strip() if kept.exists() else secrets.token_hex(4)
         try:
@@ -216,10 +217,17 @@ class WandbSink:
             self._run = None
 
 
+def _otel() -> Sink:
+    from services.observe.traces import TraceSink  # it stands on this file
+
+    return TraceSink()
+
+
 SINKS: dict[str, Callable[[], Sink]] = {
     "tensorboard": TensorBoardSink,
     "mlflow": MlflowSink,
     "wandb": WandbSink,
+    "otel": _otel,
 }
 
 
@@ -236,7 +244,7 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _import(module: str, *, sink: str) -> ModuleType:
+def import_tracker(module: str, *, sink: str) -> ModuleType:
     """Import a tracker's package only when it is asked for. Raises UserError that names the extra to install."""
     try:
         return importlib.import_module(module)

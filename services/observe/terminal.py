@@ -68,7 +68,7 @@ class Terminal:
         self._columns = ()
         steps = f", {num_steps} steps" if num_steps else ""
         if not self._live:
-            self.line(f"== stage {name}{steps} ==")
+            self._say(f"== stage {name}{steps} ==")
             return
         self._console.rule(Text(f"{name}{steps}", style="bold"), align="left", style="dim")
         if num_steps:
@@ -98,7 +98,7 @@ class Terminal:
             return
         total = str(self._num_steps or "?")
         numbers = "  ".join(f"{label} {number:>{width}}" for label, number, width in cells)
-        self.line(f"{self._stage}  step {step + 1:>{len(total)}}/{total}  {numbers}  eta {eta:>7}")
+        self._say(f"{self._stage}  step {step + 1:>{len(total)}}/{total}  {numbers}  eta {eta:>7}")
 
     def end_stage(self, seconds: float | None = None) -> None:
         """Close the bar; with `seconds`, say how long the stage took."""
@@ -106,17 +106,20 @@ class Terminal:
             self._progress.stop()
             self._progress = None
         if seconds is not None:
-            self.line(f"{self._stage}: done in {duration(seconds)}")
+            self._say(f"{self._stage}: done in {duration(seconds)}")
 
     def warn(self, text: str) -> None:
         """A warning on a line of its own, above a live bar."""
         if self._live:
             self._console.print(Text(f"warning: {printable(text)}", style="yellow"))
         else:
-            self.line(f"warning: {text}")
+            self._say(f"warning: {text}")
 
     def line(self, text: str) -> None:
         """One plain line, written at once."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         if self._live:
             self._console.print(Text(printable(text)))
             return
@@ -136,7 +139,7 @@ class Terminal:
     def reward_model(self, name: str, result: Mapping[str, Any]) -> None:
         """What a reward-model stage found on held-out pairs, as it stands in the stage's result.json."""
         self._table(f"{name}: how often the reference scores higher, on held-out pairs", reward_model_rows(result))
-        self.line(f"{name}: {reward_model_facts(result)}")
+        self._say(f"{name}: {reward_model_facts(result)}")
 
     def _table(self, title: str, rows: list[list[str]]) -> None:
         if self._live:
@@ -147,12 +150,12 @@ class Terminal:
                 table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
             self._console.print(table)
             return
-        self.line("")
-        self.line(title)
+        self._say("")
+        self._say(title)
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            self.line("  " + "   ".join([row[0].ljust(widths[0]), *cells]))
+            self._say("  " + "   ".join([row[0].ljust(widths[0]), *cells]))
 
     def samples(self, rows: Sequence[Mapping[str, object]], systems: Sequence[str], *, limit: int = 3) -> None:
         """`limit` rows {input, reference, outputs: {system: text}}, side by side; one under the other in a log file."""
@@ -172,10 +175,10 @@ class Terminal:
                 table.add_row(*(Text(printable(text)) for text in texts.values()))
                 self._console.print(table)
             else:
-                self.line("")
-                self.line(f"  {'Input':<10} {asked}")
+                self._say("")
+                self._say(f"  {'Input':<10} {asked}")
                 for head, text in texts.items():
-                    self.line(f"  {head:<10} {' '.join(text.split())}")
+                    self._say(f"  {head:<10} {' '.join(text.split())}")
 
 
 def system_rows(evaluation: Mapping[str, Estimates]) -> list[list[str]]:

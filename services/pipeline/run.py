@@ -28,12 +28,13 @@ from rlft_core.models.default_model import resolve_model
 from services.cluster.room import Turn, room_for
 from services.cluster.session import Needs, num_gpus_here, session, wait_for
 from services.control.desk import Desk
+from services.observe.event_log import event_terminal
 from services.observe.judge_alarm import JudgeAlarm
 from services.observe.observer import Observer
+from services.observe.ray_metrics import RayMetrics
 from services.observe.report import build_report
-from services.observe.sinks import RunInfo, make_sinks
+from services.observe.sinks import RunInfo, Sink, make_sinks
 from services.observe.status import Status
-from services.observe.terminal import Terminal
 from services.pipeline.attended import attended, outcome
 from services.pipeline.context import RunContext, needs_of
 from services.pipeline.record import (
@@ -72,15 +73,16 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         config = recipe.model_dump(mode="json")
         write_json(folder / "recipe.resolved.json", config)
         info = RunInfo(recipe.name, folder, recipe.tracking.project, config)
-        terminal = Terminal()
-        trackers = [JudgeAlarm(terminal.warn), *make_sinks(recipe.tracking.sinks)]
+        terminal = event_terminal(recipe.name, folder)
+        trackers: list[Sink] = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
         context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer, Desk(folder))
         for note in splits.notes:
             context.notice(note)
         status = Status(observer, [(stage.name, stage.type) for stage in recipe.stages])
-        with observer.started(), outcome(status):
-            _run_stages(context, status)
+        with outcome(status), terminal.run():
+            with observer.started():
+                _run_stages(context, status)
             _finish(context)
     return folder
 

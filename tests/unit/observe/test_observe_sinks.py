@@ -97,11 +97,11 @@ def test_a_folder_that_cannot_be_written_is_a_sink_error(tmp_path: Path) -> None
         sink.log(0, {"x": 1.0}, "ppo")
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb", "otel"])
 def test_a_tracker_that_is_not_installed_names_the_extra(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("tensorboard.summary", "mlflow", "wandb"):
+    for module in ("tensorboard.summary", "mlflow", "wandb", "opentelemetry.sdk.trace"):
         monkeypatch.setitem(sys.modules, module, None)
     [sink] = make_sinks([name])
     with pytest.raises(UserError, match=rf"pip install 'rlft\[{name}\]'"):
@@ -110,7 +110,7 @@ def test_a_tracker_that_is_not_installed_names_the_extra(
 
 
 def test_an_unknown_tracker_names_those_there_are() -> None:
-    with pytest.raises(UserError, match="'tensorbord'; choose from mlflow, tensorboard, wandb"):
+    with pytest.raises(UserError, match="'tensorbord'; choose from mlflow, otel, tensorboard, wandb"):
         make_sinks(["tensorbord"])
 
 
