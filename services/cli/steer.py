@@ -189,7 +189,7 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
             ("reward/mean", "reward", "{:.4f}"),
             ("loss/mean", "loss", "{:.4f}"),
             ("kl/mean", "kl", "{:.4f}"),
-            ("tokens/per_second", "tokens/s", "{:,.0f}"),
+            ("tokens/per_second", "tok/s", "{:,.0f}"),
             ("time/step_s", "s/step", "{:.2f}"),
             ("policy/lag", "staleness", "{:.2f}"),
         )

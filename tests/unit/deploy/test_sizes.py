@@ -20,7 +20,7 @@ def least(place: str, part: str) -> Needs:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         cpus += group["minReplicas"] * float(limits["cpu"])
         gpus += group["minReplicas"] * float(limits.get("nvidia.com/gpu", 0))
-    return Needs(cpus, gpus)
+    return Needs(((cpus, gpus),))
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_the_recipe_of_a_place_fits_without_a_further_node(place: str, part: str
 
 
 def test_the_sizes_are_these() -> None:
-    assert least("overlays/kind-cpu", "cluster") == Needs(5, 0)
-    assert least("overlays/gpu", "cluster") == Needs(72, 8)
+    assert least("overlays/kind-cpu", "cluster") == Needs(((5.0, 0.0),))
+    assert least("overlays/gpu", "cluster") == Needs(((72.0, 8.0),))
     assert Path(ROOT / "recipes" / "ppo_8gpu.yaml").is_file()
