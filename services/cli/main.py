@@ -8,6 +8,7 @@
     rlft report RUN      build a run's HTML report again
     rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
     rlft generate RUN    answers of a run's model, the best of several by its own judgement
+    rlft serve RUN ...   tuned models behind OpenAI's protocol; promote, rollback and key change what it serves, and for whom
     rlft show tokens RUN   texts with every token coloured by what it earned
     rlft version
 
@@ -34,6 +35,7 @@ from rich.text import Text
 
 from rlft_core.errors import RlftError, ServiceError, UserError
 from services.cli.init import init
+from services.cli.serve import key_command, promote_command, rollback_command, serve_command
 
 if TYPE_CHECKING:
     from rlft_core.config import Recipe
@@ -61,6 +63,10 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
+app.command("serve")(serve_command)
+app.command("promote")(promote_command)
+app.command("rollback")(rollback_command)
+app.command("key")(key_command)
 show_app = typer.Typer(help="Look at what a run left.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(show_app, name="show")
 
