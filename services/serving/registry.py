@@ -23,7 +23,6 @@ from rlft_core.serving.requests import error_content
 from rlft_core.serving.state import Served, write_state
 
 _log = logging.getLogger(__name__)
-_SILENT_S = 15.0
 _LOOK_S = 0.1
 
 
@@ -66,12 +65,14 @@ class _Replica:
 @dataclass(slots=True)
 class _Pool:
     target: Target
+    silent_s: float
     replicas: dict[str, _Replica] = field(default_factory=dict)
     turn: str | None = None
     failure: tuple[int, str] | None = None
 
     def alive(self, now: float) -> dict[str, _Replica]:
-        self.replicas = {name: one for name, one in self.replicas.items() if now - one.heard < _SILENT_S}
+        """Those that were heard of lately. A turn of one that is gone is over."""
+        self.replicas = {name: one for name, one in self.replicas.items() if now - one.heard < self.silent_s}
         if self.turn not in self.replicas:
             self.turn = None
         return self.replicas
@@ -80,7 +81,8 @@ class _Pool:
 class Registry:
     """Holds `models`; runs are looked up in `runs_dir`, and what is put together for serving goes below `state_file`'s folder.
 
-    `hold` keeps a pool that may scale to zero from doing so, for as long as it is awaited: a canary's, while there is one.
+    A replica that said nothing for `silent_s` is not waited for. `hold` keeps a pool that may scale to zero from doing so, for
+    as long as it is awaited: a canary's, while there is one.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Registry:
         hold: Callable[[str], Coroutine[Any, Any, None]],
         swap_s: float,
         start_s: float,
+        silent_s: float = 15.0,
     ) -> None:
         self._models = {served.name: served for served in models}
         self._runs_dir = runs_dir
@@ -104,9 +107,9 @@ class Registry:
         self._pools: dict[str, _Pool] = {}
         self.draining = False
         for served in models:
-            self._pools[pool_of(served.name)] = _Pool(_target(served.current))
+            self._pools[pool_of(served.name)] = _Pool(_target(served.current), silent_s)
             # Until there is a canary its pool has no requests and no replica; one that starts anyway holds what all hold.
-            self._pools[canary_of(served.name)] = _Pool(_target(served.canary or served.current))
+            self._pools[canary_of(served.name)] = _Pool(_target(served.canary or served.current), silent_s)
         write_state(state_file, self._models)
 
     def start(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -17,7 +19,7 @@ from rlft_core.errors import ConfigError, ResourceError, ServiceError
 from rlft_core.serving.checkpoints import check_model_name, find_checkpoint, parse_spec
 from rlft_core.serving.fit import num_weight_bytes
 from rlft_core.serving.state import Served, read_state, resumed
-from services.cluster.session import Needs, session
+from services.cluster.session import Needs, num_gpus_here, session
 from services.keys import Keys
 from services.serving.app import ServiceConfig, application
 from services.serving.settings import APP
@@ -35,10 +37,11 @@ def served_models(
     before = read_state(state_file)
     found: list[Served] = []
     for number, spec in enumerate(specs):
+        asked = parse_spec(spec)
         name = check_model_name(names[number] if number < len(names) else spec)
         if name in [other.name for other in found]:
             raise ConfigError(f"two models would be called '{name}'; give each a --name")
-        checkpoint = find_checkpoint(parse_spec(spec), runs_dir, state_file.parent / "exports")
+        checkpoint = find_checkpoint(asked, runs_dir, state_file.parent / "exports")
         served, told = resumed(Served(name, spec, checkpoint), before.get(name))
         found.append(served)
         if told is not None:
@@ -97,7 +100,8 @@ def service(config: ServiceConfig, cluster: ClusterConfig, host: str, port: int)
     """A service that runs within the block; yields its URL. Raises ServiceError when it does not come up."""
     local = cluster.address == "local"
     with session(cluster, needs_of(config) if local else Needs(0), model_bytes=0):
-        deploy(config, host, port)
+        on_gpu = num_gpus_here() > 0  # of the cluster: this machine may have none
+        deploy(replace(config, options=replace(config.options, on_gpu=on_gpu)), host, port)
         try:
             yield f"http://{host}:{port}"
         finally:
@@ -106,6 +110,8 @@ def service(config: ServiceConfig, cluster: ClusterConfig, host: str, port: int)
 
 def deploy(config: ServiceConfig, host: str, port: int) -> None:
     """Start the service on the cluster that this process has joined; returns when it answers."""
+    for name in ("ray.serve", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what it does is told by us
     serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly")
     try:
         serve.run(application(config), name=APP, route_prefix="/")
