@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from rlft_core.checkpoints.export import is_model
 from rlft_core.checkpoints.folder import is_complete, step_of, steps
@@ -23,41 +20,11 @@ from rlft_core.config.rewards import REWARD_FACTS
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.errors import CheckpointError, ConfigError
 from rlft_core.serving.steps import export_step
+from rlft_core.serving.types import Checkpoint, Kind, Spec
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _SPEC = re.compile(rf"(?P<run>{_NAME})(?::(?P<stage>{_NAME}))?(?:@(?P<step>[0-9]{{1,9}}))?")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
-
-Kind = Literal["policy", "reward"]
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What a person names: a run, and perhaps one of its stages, and perhaps a step of it."""
-
-    run: str
-    stage: str | None = None
-    step: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model folder that can be served. `label` is RUN:STAGE or RUN:STAGE@STEP; `max_length` in tokens; `system` and
-    `template` are how it was asked in training."""
-
-    label: str
-    folder: str
-    kind: Kind
-    max_length: int
-    dtype: str
-    trust_remote_code: bool = False
-    system: str | None = None
-    template: str = "{input}"
-
-    @staticmethod
-    def parse(content: Mapping[str, Any]) -> Checkpoint:
-        """From what a state file holds."""
-        return Checkpoint(**content)
 
 
 def parse_spec(text: str) -> Spec:

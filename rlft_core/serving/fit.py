@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import safe_open
 
 from rlft_core.errors import CheckpointError
-from rlft_core.serving.checkpoints import Checkpoint
+from rlft_core.serving.types import Checkpoint
 
 # What says how texts become tokens and turns: an engine reads them once, when it starts.
 _TEXT_FILES = ("tokenizer.json", "chat_template.jinja")

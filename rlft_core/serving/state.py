@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rlft_core.checkpoints.folder import is_complete
 from rlft_core.errors import CheckpointError, ConfigError
-from rlft_core.serving.checkpoints import Checkpoint
+from rlft_core.serving.types import Checkpoint
 
 _KEPT = 20
 _FORMAT = 1
@@ -83,6 +82,8 @@ def resumed(fresh: Served, before: Served | None) -> tuple[Served, str | None]:
 
     What was promoted since is kept, unless the command line now names something else, or the folder is gone.
     """
+    from rlft_core.checkpoints.folder import is_complete  # brings torch, which the registry does without
+
     if before is None or before.origin != fresh.origin:
         return fresh, None
     complete = is_complete(Path(before.current.folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -21,7 +21,7 @@ from services.keys import read_keys
 from services.machine import facts
 from services.serving.app import ServiceConfig
 from services.serving.run import check_address, check_memory, served_models, service, wait_for_signal
-from services.serving.settings import EngineOptions, Scaling
+from services.serving.settings import EngineOptions, FrontOptions, Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,14 @@ class ServeOptions:
     host: str
     port: int
     keys: Path | None
-    engine: EngineOptions
-    scaling: Scaling
-    limits: RequestLimits
+    min_replicas: int
+    max_replicas: int
+    idle_s: float
+    max_length: int
+    kv_cache_mb: int
+    tensor_parallel: int
+    max_at_once: int
+    max_tokens: int
     requests_per_minute: int
     tokens_per_minute: int
     postprocess: tuple[str, ...]
@@ -69,19 +74,27 @@ def prepared(options: ServeOptions, say: Callable[[str], None]) -> ServiceConfig
     state = options.state.absolute()
     models = served_models(options.models, options.names, options.runs_dir.absolute(), state, say)
     here = facts(run_dir=options.runs_dir)
-    on_gpu = bool(here.gpus)
-    threads = share_of_cores(max(1, options.scaling.min_replicas) * len(models))
+    front = FrontOptions(
+        keys=keys,
+        limits=RequestLimits(max_at_once=options.max_at_once, max_tokens=options.max_tokens),
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        postprocess=cut,
+    )
+    engine = EngineOptions(
+        max_length=options.max_length,
+        kv_cache_mb=options.kv_cache_mb,
+        tensor_parallel=options.tensor_parallel,
+        on_gpu=bool(here.gpus),
+        num_threads=share_of_cores(max(1, options.min_replicas) * len(models)),
+    )
     config = ServiceConfig(
         models=models,
         runs_dir=options.runs_dir.absolute(),
         state_file=state,
-        keys=keys,
-        options=replace(options.engine, on_gpu=on_gpu, num_threads=threads),
-        scaling=options.scaling,
-        limits=options.limits,
-        requests_per_minute=options.requests_per_minute,
-        tokens_per_minute=options.tokens_per_minute,
-        postprocess=cut,
+        front=front,
+        options=engine,
+        scaling=Scaling(options.min_replicas, options.max_replicas, idle_s=options.idle_s),
     )
     check_memory(models, config, here.memory_available_bytes)
     return config

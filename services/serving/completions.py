@@ -21,8 +21,8 @@ from rlft_core.errors import JudgeError
 from rlft_core.serving.requests import SCORE, TOURNAMENT, Asked, Refused, question_of
 from rlft_core.serving.routing import to_canary
 from services.serving.answers import as_events, cut, only_choice, reshaped_error, texts_of, usage_in
-from services.serving.registry import Route
 from services.serving.relay import PoolBusy, Pools, Relayed, ReplicaLost, busy, relay, whole
+from services.serving.routes import Route
 
 T = TypeVar("T")
 _ATTEMPTS = 5

@@ -13,7 +13,6 @@ only `http_options` can say: so without keys it does not start here.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
@@ -26,7 +25,7 @@ from rlft_core.serving.requests import RequestLimits
 from services.keys import read_keys
 from services.serving.app import ServiceConfig, application
 from services.serving.run import served_models
-from services.serving.settings import EngineOptions, Scaling
+from services.serving.settings import EngineOptions, FrontOptions, Scaling
 
 _log = logging.getLogger(__name__)
 
@@ -94,15 +93,18 @@ def configured(args: dict[str, object]) -> ServiceConfig:
         on_gpu=told.gpu,
         num_threads=told.threads,
     )
-    config = ServiceConfig(
-        models=served_models(told.models, told.names, runs_dir, state, _log.warning),
-        runs_dir=runs_dir,
-        state_file=state,
+    front = FrontOptions(
         keys=keys,
-        options=engine,
-        scaling=Scaling(told.replicas, max(told.replicas, told.max_replicas)),
         limits=RequestLimits(max_at_once=told.max_at_once, max_tokens=told.max_tokens),
         requests_per_minute=told.requests_per_minute,
         tokens_per_minute=told.tokens_per_minute,
+        postprocess=told.postprocess,
     )
-    return replace(config, postprocess=told.postprocess)
+    return ServiceConfig(
+        models=served_models(told.models, told.names, runs_dir, state, _log.warning),
+        runs_dir=runs_dir,
+        state_file=state,
+        front=front,
+        options=engine,
+        scaling=Scaling(told.replicas, max(told.replicas, told.max_replicas)),
+    )

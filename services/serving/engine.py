@@ -28,7 +28,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlft_core.errors import EngineError
-from rlft_core.serving.checkpoints import Checkpoint
+from rlft_core.serving.types import Checkpoint
 from services.serving.asgi import Head, call_app
 from services.serving.settings import EngineOptions
 

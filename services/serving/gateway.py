@@ -34,7 +34,7 @@ from rlft_core.serving.routing import Allowance
 from services.keys import Key, Keys
 from services.serving.completions import Answer, Completions
 from services.serving.meters import Meters
-from services.serving.registry import Reply, Route
+from services.serving.routes import Reply, Route
 
 _NOBODY = Key("nobody", "", admin=True)  # without keys only this machine can reach the service
 

@@ -11,48 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlft_core.errors import UserError
-from rlft_core.serving.checkpoints import Checkpoint, find_checkpoint, parse_spec
-from rlft_core.serving.fit import check_fit
 from rlft_core.serving.requests import error_content
 from rlft_core.serving.state import Served, write_state
+from rlft_core.serving.types import Checkpoint
+from services.serving.routes import Reply, Route, Target, canary_of, pool_of
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the replicas of a pool shall hold. A later target has a higher version, also after a restart."""
-
-    version: int
-    checkpoint: Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where requests for a model go: to its pool, and `percent` of them to the pool of its canary."""
-
-    model: str
-    kind: str
-    pool: str
-    canary_pool: str
-    checkpoint: Checkpoint
-    canary: Checkpoint | None
-    percent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP status, and what goes with it."""
-
-    status: int
-    content: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -166,10 +137,18 @@ class Registry:
         return await self._change(name, "back", back)
 
     async def _promoted(self, served: Served, spec: str, percent: float) -> Served:
-        exports = self._state_file.parent / "exports"
-        new = await asyncio.to_thread(find_checkpoint, parse_spec(spec), self._runs_dir, exports)
-        await asyncio.to_thread(check_fit, new, served.current)
+        new = await asyncio.to_thread(self._found, spec, served.current)
         return served.promoted(new) if percent >= 100.0 else served.with_canary(new, percent)
+
+    def _found(self, spec: str, served: Checkpoint) -> Checkpoint:
+        """A checkpoint that can take another's place. Raises UserError."""
+        # They bring torch, for which a service that starts need not wait.
+        from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
+        from rlft_core.serving.fit import check_fit
+
+        new = find_checkpoint(parse_spec(spec), self._runs_dir, self._state_file.parent / "exports")
+        check_fit(new, served)
+        return new
 
     async def _change(self, name: str, what: str, step: Any) -> Reply:
         if name not in self._models:
@@ -260,16 +239,6 @@ class Registry:
             {"replica": name, "pid": replica.pid, "current": replica.version == one.target.version}
             for name, replica in sorted(one.alive(now).items())
         ]
-
-
-def pool_of(model: str) -> str:
-    """The pool of a model's replicas."""
-    return model
-
-
-def canary_of(model: str) -> str:
-    """The pool of its canary's."""
-    return f"{model}#canary"
 
 
 def _target(checkpoint: Checkpoint) -> Target:

@@ -20,11 +20,11 @@ from rlft_core.errors import EngineError, RlftError, ServiceError
 from rlft_core.judging.causal_lm import DEFAULT_TEMPLATE
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import load_template
-from rlft_core.serving.checkpoints import Checkpoint
+from rlft_core.serving.types import Checkpoint
 from services.serving.asgi import Head
 from services.serving.choosing import best_answer
-from services.serving.registry import Target
 from services.serving.relay import Scored
+from services.serving.routes import Target
 from services.serving.settings import EngineOptions, Patience
 
 _log = logging.getLogger(__name__)

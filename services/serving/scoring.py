@@ -13,7 +13,7 @@ from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.data.template import placeholders
 from rlft_core.rewards.protocol import Sample, TokenRewards
 from rlft_core.rewards.reward_model import RewardModelReward
-from rlft_core.serving.checkpoints import Checkpoint
+from rlft_core.serving.types import Checkpoint
 from rlft_core.types import Row
 from services.serving.relay import Scored
 from services.serving.settings import EngineOptions

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rlft_core.config.postprocess import PostprocessConfig
+from rlft_core.serving.requests import RequestLimits
+from services.keys import Keys
 
 APP = "rlft"
 
@@ -37,6 +41,17 @@ class Patience:
     """Deadlines in seconds."""
 
     start_s: float = 600.0
-    request_s: float = 600.0
     swap_s: float = 300.0
     drain_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrontOptions:
+    """Of the gateway: who is let in and how much each may ask; `request_s`: how long an answer may take to begin."""
+
+    keys: Keys = field(default_factory=Keys)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    postprocess: PostprocessConfig | None = None
+    request_s: float = 600.0

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from rlft_core.checkpoints.folder import write_manifest
 from rlft_core.errors import CheckpointError, ConfigError
-from rlft_core.serving.checkpoints import Spec, check_model_name, find_checkpoint, parse_spec
+from rlft_core.serving.checkpoints import check_model_name, find_checkpoint, parse_spec
 from rlft_core.serving.fit import check_fit
 from rlft_core.serving.steps import merged
+from rlft_core.serving.types import Spec
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ def test_the_arguments_of_an_application_are_those_of_rlft_serve(args: dict[str,
         ("m", "first:sft"),
         ("first:reward_model", "first:reward_model"),
     ]
-    assert (config.scaling.min_replicas, config.scaling.max_replicas, config.limits.max_at_once) == (2, 2, 7)
-    assert config.postprocess is not None
-    assert [key.name for key in config.keys.known] == ["a"]
+    assert (config.scaling.min_replicas, config.scaling.max_replicas, config.front.limits.max_at_once) == (2, 2, 7)
+    assert config.front.postprocess is not None
+    assert [key.name for key in config.front.keys.known] == ["a"]
     assert application(config) is not None
 
 

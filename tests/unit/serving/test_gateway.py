@@ -11,15 +11,15 @@ import httpx
 import pytest
 
 from rlft_core.config.postprocess import PostprocessConfig
-from rlft_core.serving.checkpoints import Checkpoint
 from rlft_core.serving.requests import RequestLimits
 from rlft_core.serving.routing import Allowance
+from rlft_core.serving.types import Checkpoint
 from services.keys import Keys, new_key
 from services.serving.completions import Completions
 from services.serving.fake_pools import FakePools
 from services.serving.gateway import Gateway
 from services.serving.meters import CountingMeters
-from services.serving.registry import Reply, Route
+from services.serving.routes import Reply, Route
 
 T = TypeVar("T")
 SECRET, KEY = new_key("alice")

@@ -11,7 +11,8 @@ import pytest
 
 from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
 from rlft_core.serving.state import Served, read_state
-from services.serving.registry import Registry, canary_of, pool_of
+from services.serving.registry import Registry
+from services.serving.routes import canary_of, pool_of
 
 
 class Follower:

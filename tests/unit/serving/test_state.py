@@ -8,8 +8,8 @@ import pytest
 
 from rlft_core.checkpoints.folder import write_manifest
 from rlft_core.errors import CheckpointError, ConfigError
-from rlft_core.serving.checkpoints import Checkpoint
 from rlft_core.serving.state import Served, read_state, resumed, write_state
+from rlft_core.serving.types import Checkpoint
 
 
 def checkpoint(label: str, folder: Path = Path("nowhere")) -> Checkpoint:
