@@ -83,6 +83,7 @@ def prepared(options: ServeOptions, say: Callable[[str], None]) -> ServiceConfig
     )
     engine = EngineOptions(
         max_length=options.max_length,
+        max_tokens=options.max_tokens,
         kv_cache_mb=options.kv_cache_mb,
         tensor_parallel=options.tensor_parallel,
         on_gpu=bool(here.gpus),

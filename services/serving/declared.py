@@ -88,6 +88,7 @@ def configured(args: dict[str, object]) -> ServiceConfig:
     state = runs_dir / ".serving" / "state.json" if told.state is None else Path(told.state).absolute()
     engine = EngineOptions(
         max_length=told.max_length,
+        max_tokens=told.max_tokens,
         kv_cache_mb=told.kv_cache_mb,
         tensor_parallel=told.tensor_parallel,
         on_gpu=told.gpu,

@@ -148,6 +148,7 @@ def _engine_args(checkpoint: Checkpoint, options: EngineOptions) -> dict[str, An
         "trust_remote_code": checkpoint.trust_remote_code,
         "seed": 0,
         "generation_config": "vllm",  # OpenAI's defaults, not those of a file in the model's folder
+        "override_generation_config": {"max_new_tokens": options.max_tokens},
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": True,
         "disable_log_stats": True,

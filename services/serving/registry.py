@@ -40,12 +40,14 @@ class _Pool:
     replicas: dict[str, _Replica] = field(default_factory=dict)
     turn: str | None = None
     failure: tuple[int, str] | None = None
+    awaited: bool = False
 
     def alive(self, now: float) -> dict[str, _Replica]:
-        """Those that were heard of lately. A turn of one that is gone is over."""
+        """Those that were heard of lately. Whoever is gone in its turn may have died of what it loaded: that is a failure, or
+        the others would follow it one by one."""
         self.replicas = {name: one for name, one in self.replicas.items() if now - one.heard < self.silent_s}
-        if self.turn not in self.replicas:
-            self.turn = None
+        if self.turn is not None and self.turn not in self.replicas:
+            self.turn, self.failure = None, (self.target.version, "a replica was lost while it loaded it")
         return self.replicas
 
 
@@ -100,7 +102,8 @@ class Registry:
             if one.turn == replica:
                 one.turn = None
             return None
-        if one.turn not in (None, replica):
+        failed = one.awaited and one.failure is not None and one.failure[0] == one.target.version
+        if failed or one.turn not in (None, replica):
             return None
         one.turn = replica
         return one.target
@@ -184,7 +187,11 @@ class Registry:
         self._pools[pool].target = _target(new)
         if canary:
             self._hold_pool(pool)
-        told = await self._settled(pool, at_least=int(canary))
+        self._pools[pool].awaited = True
+        try:
+            told = await self._settled(pool, at_least=int(canary))
+        finally:
+            self._pools[pool].awaited = False
         if told is None:
             return None
         self._pools[pool].target = _target(old)
@@ -207,15 +214,17 @@ class Registry:
         one = self._pools[pool]
         version = one.target.version
         patience = self._swap_s + (self._start_s if at_least else 0.0)
-        ends = time.monotonic() + patience
+        ends, most = time.monotonic() + patience, 0
         while True:
             alive = one.alive(time.monotonic())
-            if len(alive) >= at_least and all(replica.version == version for replica in alive.values()):
+            done = sum(replica.version == version for replica in alive.values())
+            if done == len(alive) and done >= at_least:
                 return None
             if one.failure is not None and one.failure[0] == version:
                 return one.failure[1]
+            if done > most:  # each has its own time
+                ends, most = time.monotonic() + patience, done
             if time.monotonic() > ends:
-                done = sum(replica.version == version for replica in alive.values())
                 return f"{done} of {max(len(alive), at_least)} replicas had loaded it after {patience:g} s"
             await asyncio.sleep(_LOOK_S)
 

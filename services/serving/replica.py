@@ -134,7 +134,7 @@ class PolicyReplica(_Replica):
         return self._engine.dead
 
     async def _exchange(self, checkpoint: Checkpoint) -> None:
-        await self._engine.swap(checkpoint, wait_s=self._patience.swap_s)
+        await self._engine.swap(checkpoint, wait_s=self._patience.swap_s / 2)
 
 
 class RewardReplica(_Replica):

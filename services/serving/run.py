@@ -116,8 +116,17 @@ def deploy(config: ServiceConfig, host: str, port: int) -> None:
     try:
         serve.run(application(config), name=APP, route_prefix="/")
     except RuntimeError as error:
-        told = [line for line in str(error).splitlines() if line.strip()]
-        raise ServiceError(f"the service did not start: {told[-1] if told else error}") from error
+        raise ServiceError(f"the service did not start: {_why()}") from error
+
+
+def _why() -> str:
+    """The last lines of what Serve says of the deployments that did not come up."""
+    told = []
+    for name, one in serve.status().applications[APP].deployments.items():
+        lines = [line.strip() for line in one.message.splitlines() if line.strip()]
+        if one.status not in ("HEALTHY", "RUNNING") and lines:
+            told.append(f"{name}: {lines[-1]}")
+    return "; ".join(told) or "its logs say why"
 
 
 def undeploy(drain_s: float) -> int:

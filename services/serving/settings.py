@@ -13,9 +13,11 @@ APP = "rlft"
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Of every engine. `max_length` 0: as the model was tuned. Sizes are in tokens unless the name says otherwise."""
+    """Of every engine. `max_length` 0: as the model was tuned; `max_tokens`: the longest answer, also of those who do not say.
+    Sizes are in tokens unless the name says otherwise."""
 
     max_length: int = 0
+    max_tokens: int = 4096
     max_sequences: int = 64
     kv_cache_mb: int = 256
     block_tokens: int = 32
@@ -38,7 +40,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Deadlines in seconds."""
+    """Deadlines in seconds. `swap_s`: of one replica's exchange of weights; half of it is for the requests that it has."""
 
     start_s: float = 600.0
     swap_s: float = 300.0

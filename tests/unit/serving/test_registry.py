@@ -240,3 +240,22 @@ def test_who_is_silent_for_long_is_not_waited_for(runs_dir: Path, tmp_path: Path
         assert registry.overview()[0]["replicas"] == []
 
     run(runs_dir, tmp_path, test)
+
+
+def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        registry = world.registry
+        for pool in registry._pools.values():
+            pool.silent_s = 0.3
+        mortal, other = world.follow(pool_of("m"), "a", seconds=60.0), world.follow(pool_of("m"), "b", seconds=60.0)
+        change = asyncio.ensure_future(registry.promote("m", "second", 100.0))
+        while not (mortal.loading or other.loading):
+            await asyncio.sleep(0.005)
+        (mortal if mortal.loading else other).task.cancel()
+        reply = await change
+        assert reply.status == 500
+        assert "first:sft stays: a replica was lost while it loaded it" in reply.content["error"]["message"]
+        assert (mortal.loading, other.loading) in ((True, False), (False, True))
+        assert registry.wanted(pool_of("m")).checkpoint.label == "first:sft"
+
+    run(runs_dir, tmp_path, test)
