@@ -45,11 +45,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Of one request: bytes of its body, tokens asked for, samples; and how many may be in work at once."""
+    """Of one request: bytes of its body, tokens asked for, samples, texts in a list; and how many may be in work at once."""
 
     max_body_bytes: int = 1 << 20
     max_tokens: int = 4096
     max_samples: int = 16
+    max_texts: int = 128
     max_at_once: int = 256
 
 
@@ -83,6 +84,8 @@ def parse_request(path: str, raw: bytes, limits: RequestLimits) -> Asked:
         raise _bad(needed, "is missing or empty")
     if path == CHAT:
         _check_messages(body["messages"])
+    else:
+        _check_texts(needed, body[needed], limits)
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise _bad("stream", f"must be true or false, not {stream!r:.40}")
@@ -125,9 +128,9 @@ def _object(raw: bytes, limits: RequestLimits) -> dict[str, Any]:
     if len(raw) > limits.max_body_bytes:
         raise too_large(limits)
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise Refused(422, "the body is not JSON", code="invalid_json") from None
+        raise Refused(422, "the body is not JSON, or has a number that is none", code="invalid_json") from None
     if not isinstance(body, dict):
         raise Refused(422, "the body must be a JSON object", code="invalid_json")
     return body
@@ -137,6 +140,21 @@ def too_large(limits: RequestLimits) -> Refused:
     """A body that is too long."""
     told = f"the body is longer than the {limits.max_body_bytes} bytes that this service takes"
     return Refused(422, told, code="request_too_large")
+
+
+def _finite(text: str) -> float:
+    """JSON knows no NaN, and what Python makes of 1e999 no sampler should see."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _check_texts(key: str, value: Any, limits: RequestLimits) -> None:
+    """Every text of a list is a request of its own; a list of numbers is one prompt's tokens."""
+    texts = isinstance(value, list) and not all(isinstance(one, int) for one in value)
+    if texts and len(value) > limits.max_texts:
+        raise _bad(key, f"has {len(value)} texts, and this service takes {limits.max_texts} at once")
 
 
 def _check_messages(messages: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from rlft_core.config.postprocess import PostprocessConfig
-from rlft_core.errors import JudgeError
+from rlft_core.errors import UserError
 from rlft_core.serving.requests import SCORE, TOURNAMENT, Asked, Refused, question_of
 from rlft_core.serving.routing import to_canary
 from services.serving.answers import as_events, cut, only_choice, reshaped_error, texts_of, usage_in
@@ -137,12 +137,10 @@ class Completions:
             scored = await self._tried(lambda: self.pools.score(reward.pool, question, [text for text, _ in answers]))
             return max(range(len(answers)), key=lambda index: scored.scores[index])
         seed = asked.body.get("seed")
-        try:
-            return await self._tried(
-                lambda: self.pools.choose(pool, question, answers, seed if isinstance(seed, int) else 0)
-            )
-        except JudgeError as error:
-            raise Refused(422, f"best_of: {error}", code="no_verdict", param="best_of") from None
+        chosen: int = await self._tried(
+            lambda: self.pools.choose(pool, question, answers, seed if isinstance(seed, int) else 0)
+        )
+        return chosen
 
     async def _score(self, asked: Asked, route: Route) -> Answer:
         question, texts = asked.body.get("text_1"), asked.body["text_2"]
@@ -175,6 +173,8 @@ class Completions:
                 return await asyncio.wait_for(call(), self.deadline_s)
             except PoolBusy:
                 raise busy() from None
+            except UserError as error:
+                raise Refused(422, str(error), code="invalid_value") from None
             except (ReplicaLost, TimeoutError):
                 if attempt == _ATTEMPTS:
                     break

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from rlft_core.errors import DataError
 from rlft_core.serving.requests import CHAT
 from services.serving.asgi import Head
-from services.serving.relay import PoolBusy, ReplicaLost, Scored
+from services.serving.relay import EngineLost, PoolBusy, ReplicaLost, Scored
 
 
 class FakePools:
-    """Every pool answers `<pool> <number>` word by word.
+    """Every pool answers `<pool> <number>` word by word. The prompt "deadly" ends an engine, "too long" is refused.
 
     `losses`: for a pool, after how many pieces each of its next requests is lost, 0 is before the head; `busy`: who refuses.
     """
@@ -33,6 +34,8 @@ class FakePools:
         self.asked.append((pool, content))
         if pool in self._busy:
             raise PoolBusy(pool)
+        if content.get("prompt") == "deadly":
+            raise EngineLost(pool)
         lost_after = self._losses[pool].pop(0) if self._losses.get(pool) else None
         done = False
         try:
@@ -54,9 +57,11 @@ class FakePools:
         return max(index for index, (_, ended) in enumerate(answers) if ended)
 
     async def score(self, pool: str, question: str, answers: Sequence[str]) -> Scored:
-        """A text's length."""
+        """A text's length; "too long" is."""
         self.asked.append((pool, {"question": question, "answers": list(answers)}))
         self._lose(pool)
+        if "too long" in answers:
+            raise DataError("the question and its longest answer have 9 tokens, and this model reads 8")
         return Scored(tuple(float(len(text)) for text in answers), 7)
 
     def _lose(self, pool: str) -> None:

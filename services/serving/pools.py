@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from rlft_core.errors import EngineError, RlftError
 from services.serving.asgi import Head
-from services.serving.relay import PoolBusy, ReplicaLost, Scored
+from services.serving.relay import EngineLost, PoolBusy, ReplicaLost, Scored
 
 
 class ServePools:
@@ -57,8 +57,10 @@ def _told(error: Exception) -> Exception:
     if isinstance(error, BackPressureError):
         return PoolBusy(str(error))
     cause = error.cause if isinstance(error, RayTaskError) else None
-    if isinstance(cause, RlftError) and not isinstance(cause, EngineError):
+    if isinstance(cause, EngineError):
+        return EngineLost(str(cause))
+    if isinstance(cause, RlftError):
         return cause
-    if cause is not None and not isinstance(cause, EngineError | RayActorError):
+    if cause is not None and not isinstance(cause, RayActorError):
         return error  # a fault of ours: it would be the same on every replica
     return ReplicaLost(str(error))

@@ -19,10 +19,15 @@ from rlft_core.serving.requests import CHAT, Refused, error_content
 from services.serving.asgi import Head
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_MOST_ENGINES = 3
 
 
 class ReplicaLost(Exception):
     """A replica went away with a request that it had, or could not be reached. Another may answer."""
+
+
+class EngineLost(ReplicaLost):
+    """A replica's engine died with a request that it had: perhaps of it."""
 
 
 class PoolBusy(Exception):
@@ -65,10 +70,11 @@ async def relay(
 ) -> Relayed:
     """Ask the first pool of `order`; after a loss the next one, and the last one again and again.
 
-    Raises Refused with status 429 when too many requests wait, and 503 when no replica answers within the deadline.
+    Raises Refused with status 429 when too many requests wait, 503 when no replica answers within the deadline, and 500 when
+    three engines have died with it: it may be what kills them.
     """
     ends, pause = time.monotonic() + deadline_s, _FIRST_PAUSE_S
-    attempt = 0
+    attempt = num_dead = 0
     while True:
         pool = order[min(attempt, len(order) - 1)]
         attempt += 1
@@ -80,7 +86,11 @@ async def relay(
             return Relayed(head, _pieces(first, parts), pool, attempt)
         except PoolBusy:
             raise busy() from None
-        except ReplicaLost:
+        except ReplicaLost as loss:
+            num_dead += isinstance(loss, EngineLost)
+            if num_dead == _MOST_ENGINES:
+                told = f"{num_dead} engines died while they worked on this request; it is not asked again"
+                raise Refused(500, told, code="engines_died") from None
             if time.monotonic() + pause >= ends:
                 raise Refused(
                     503, "no replica of this model answers; try again", code="unavailable", wait_s=5

@@ -226,6 +226,16 @@ def test_when_nobody_answers_it_ends() -> None:
     assert response.json()["error"]["message"] == "no replica of this model answers; try again"
 
 
+def test_a_request_that_kills_engines_is_not_passed_on_to_all_of_them() -> None:
+    pools = FakePools()
+    response = post(gateway(pools), "/v1/completions", {"model": "m", "prompt": "deadly"})
+    assert response.status_code == 500
+    assert response.json()["error"]["message"] == (
+        "3 engines died while they worked on this request; it is not asked again"
+    )
+    assert len(pools.asked) == 3
+
+
 def test_an_answer_that_does_not_begin_is_given_up() -> None:
     async def talk(client: httpx.AsyncClient) -> httpx.Response:
         pools.wait = asyncio.Event()
@@ -309,6 +319,7 @@ def test_health_needs_no_key_and_says_when_nothing_can_be_asked() -> None:
         ("/v1/score", {"model": "m", "text_1": "q", "text_2": "a"}, 422, "is a policy model: use POST /v1/chat/"),
         ("/v1/score", {"model": "rm", "text_2": "a"}, 422, "text_1 must be the text that was answered"),
         ("/v1/score", {"model": "rm", "text_1": "q", "text_2": [1]}, 422, "text_2 must be an answer, or a list"),
+        ("/v1/score", {"model": "rm", "text_1": "q", "text_2": "too long"}, 422, "9 tokens, and this model reads 8"),
         ("/v1/completions", {"model": "m", "prompt": "too long"}, 400, "maximum context length is 4"),
         ("/v1/completions", {"model": "m"}, 422, "prompt is missing"),
         ("/v1/embeddings", {}, 404, "POST /v1/embeddings: Not Found"),

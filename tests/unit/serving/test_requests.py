@@ -9,7 +9,7 @@ import pytest
 
 from rlft_core.serving.requests import CHAT, SCORE, TEXT, Refused, RequestLimits, parse_request, question_of
 
-LIMITS = RequestLimits(max_body_bytes=2000, max_tokens=100, max_samples=4)
+LIMITS = RequestLimits(max_body_bytes=2000, max_tokens=100, max_samples=4, max_texts=8)
 HELLO = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
 
 
@@ -46,6 +46,10 @@ def test_what_is_not_given_has_openais_defaults() -> None:
         (TEXT, b"{", None, "not JSON"),
         (TEXT, b"[" * 1500, None, "not JSON"),
         (TEXT, b"\xff", None, "not JSON"),
+        (TEXT, b'{"model": "m", "prompt": "x", "temperature": NaN}', None, "a number that is none"),
+        (TEXT, b'{"model": "m", "prompt": "x", "temperature": 1e999}', None, "a number that is none"),
+        (TEXT, {"model": "m", "prompt": ["x"] * 9}, "prompt", "has 9 texts, and this service takes 8 at once"),
+        (SCORE, {"model": "m", "text_1": "q", "text_2": ["x"] * 9}, "text_2", "has 9 texts"),
         (TEXT, [1], None, "must be a JSON object"),
         (TEXT, {"prompt": "x"}, "model", "model is missing"),
         (TEXT, {"model": 3, "prompt": "x"}, "model", "model is missing"),
@@ -87,6 +91,11 @@ def test_what_is_malformed_names_its_field(path: str, body: Any, param: str | No
         "error": {"message": error.message, "type": "invalid_request_error", "param": param, "code": error.code}
     }
     assert error.headers == {}
+
+
+def test_a_prompt_of_tokens_is_one_prompt() -> None:
+    body = {"model": "m", "prompt": [1] * 100, "temperature": 0.5}
+    assert parse_request(TEXT, json.dumps(body).encode(), LIMITS).body == body
 
 
 def test_what_is_too_long_is_not_even_read() -> None:
