@@ -69,6 +69,7 @@ def _pool(config: ServiceConfig, served: Served, pool: str, name: str, registry:
         name=name,
         max_ongoing_requests=_MANY,
         max_queued_requests=config.front.limits.max_at_once,
+        max_constructor_retry_count=2,  # a start takes long, and what is wrong with a model stays wrong
         health_check_period_s=2.0,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=config.patience.drain_s,
