@@ -133,6 +133,7 @@ async def measured(url: str, options: argparse.Namespace) -> dict[str, Any]:
             facts["promote_s"].append(time.monotonic() - started)
             await asyncio.sleep(5.0)
         begin("death")
+        await asyncio.sleep(5.0)  # so that what is in work when it happens was asked in this phase
         facts["recovered_s"] = await killed(admin)
         await asyncio.sleep(5.0)
         begin("after")
