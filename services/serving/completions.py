@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,8 +20,9 @@ from rlft_core.config.postprocess import PostprocessConfig
 from rlft_core.errors import UserError
 from rlft_core.serving.requests import SCORE, TOURNAMENT, Asked, Refused, question_of
 from rlft_core.serving.routing import to_canary
-from services.serving.answers import as_events, cut, only_choice, reshaped_error, texts_of, usage_in
-from services.serving.relay import PoolBusy, Pools, Relayed, ReplicaLost, busy, relay, whole
+from services.serving.answers import DONE, as_events, cut, only_choice, reshaped_error, texts_of, usage_in
+from services.serving.relay import PoolBusy, Pools, Relayed, ReplicaLost, busy, lost_event, relay, whole
+from services.serving.resume import Sent
 from services.serving.routes import Route
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Completions:
             body["stream_options"] = options | {"include_usage": True}  # so that tokens are counted
         relayed = await self._ask(asked, order, body, stream=asked.stream)
         if asked.stream and relayed.head.status == 200:
-            events = self._events(relayed, key, wants_usage)
+            events = self._events(asked, order, body, relayed, key, wants_usage)
             return Answer(200, None, events, relayed.head.checkpoint, relayed.num_attempts)
         content = await whole(relayed)
         if relayed.head.status != 200:
@@ -97,14 +98,47 @@ class Completions:
         self._count(key, answer.get("usage"))
         return Answer(200, answer, None, relayed.head.checkpoint, relayed.num_attempts)
 
-    async def _events(self, relayed: Relayed, key: str, wants_usage: bool) -> AsyncIterator[bytes]:
-        async with aclosing(relayed.pieces) as pieces:  # type: ignore[type-var]
-            async for event in pieces:
+    async def _events(
+        self, asked: Asked, order: Sequence[str], body: Mapping[str, Any], relayed: Relayed, key: str, wants_usage: bool
+    ) -> AsyncIterator[bytes]:
+        """The events of a stream. When its replica is lost another one goes on, where that can be done."""
+        sent = Sent()
+        async with aclosing(self._joined(asked, order, body, relayed, sent)) as events:
+            async for event in events:
                 usage = usage_in(event)
                 if usage is not None:
                     self._count(key, usage)
                 if usage is None or wants_usage:
                     yield event
+
+    async def _joined(
+        self, asked: Asked, order: Sequence[str], body: Mapping[str, Any], relayed: Relayed, sent: Sent
+    ) -> AsyncGenerator[bytes]:
+        pieces, again = relayed.pieces, False
+        while True:
+            try:
+                async with aclosing(pieces) as open_pieces:  # type: ignore[type-var]
+                    async for event in open_pieces:
+                        shown = sent.joined(event) if again else event
+                        if shown is not None:
+                            sent.take(shown)
+                            yield shown
+                return
+            except (ReplicaLost, PoolBusy):
+                rest = sent.rest_of(asked.path, body)
+            if sent.finished:
+                yield DONE
+                return
+            try:
+                if rest is None:
+                    break
+                going_on = await self._ask(asked, order, rest, stream=True)
+            except Refused:
+                break
+            if going_on.head.status != 200:
+                break
+            pieces, again = going_on.pieces, True
+        yield lost_event()
 
     async def _whole(self, asked: Asked, order: Sequence[str], route: Route, key: str) -> Answer:
         """An answer that is not sent before all of it is there."""

@@ -17,6 +17,8 @@ from services.serving.relay import EngineLost, PoolBusy, ReplicaLost, Scored
 class FakePools:
     """Every pool answers `<pool> <number>` word by word. The prompt "deadly" ends an engine, "too long" is refused.
 
+    Asked to go on with an answer, it writes `and on`.
+
     `losses`: for a pool, after how many pieces each of its next requests is lost, 0 is before the head; `busy`: who refuses.
     """
 
@@ -79,8 +81,13 @@ class FakePools:
             return [Head(400, "application/json", pool), json.dumps(told).encode()]
         self._numbers[pool] += 1
         words = [pool, f" {self._numbers[pool]}"]
+        goes_on = (
+            content["messages"][-1]["role"] == "assistant" if path == CHAT else content["prompt"].startswith("go on")
+        )
+        if goes_on and self._numbers[pool] > 1:
+            words = [" and", " on"]
         usage = {"prompt_tokens": 3, "completion_tokens": 2 * (content.get("n") or 1), "total_tokens": 5}
-        base = {"id": "id", "created": 1, "model": content["model"]}
+        base = {"id": f"id-{self._numbers[pool]}", "created": 1, "model": content["model"]}
         if not content.get("stream"):
             choices = [
                 _choice(path, k, f"{''.join(words)} {'x' * k}".strip(), k != 2) for k in range(content.get("n") or 1)
@@ -89,7 +96,10 @@ class FakePools:
             whole = {**base, "object": kind, "choices": choices, "usage": usage}
             return [Head(200, "application/json", pool), json.dumps(whole).encode()]
         first = [{"role": "assistant", "content": ""}] if path == CHAT else []
-        deltas = [{"delta": delta, "index": 0} for delta in (*first, *({"content": word} for word in words))]
+        if path == CHAT:
+            deltas = [{"delta": delta, "index": 0} for delta in (*first, *({"content": word} for word in words))]
+        else:
+            deltas = [{"text": word, "index": 0} for word in words]
         events = [_event({**base, "choices": [delta]}) for delta in deltas]
         if (content.get("stream_options") or {}).get("include_usage"):
             events.append(_event({**base, "choices": [], "usage": usage}))

@@ -57,7 +57,8 @@ class Pools(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """An answer that has begun: nothing of it needs to be asked again. `num_attempts` is 1 when all went well."""
+    """An answer that has begun; one that is not streamed is complete. Its `pieces` may raise ReplicaLost. `num_attempts` is 1
+    when all went well."""
 
     head: Head
     pieces: AsyncIterator[bytes]
@@ -80,9 +81,8 @@ async def relay(
         attempt += 1
         parts = pools.ask(pool, path, body)
         try:
-            head, first = await asyncio.wait_for(
-                _begin(parts, 2 if stream and path == CHAT else 1), ends - time.monotonic()
-            )
+            num_pieces = None if not stream else 2 if path == CHAT else 1
+            head, first = await asyncio.wait_for(_begin(parts, num_pieces), ends - time.monotonic())
             return Relayed(head, _pieces(first, parts), pool, attempt)
         except PoolBusy:
             raise busy() from None
@@ -114,11 +114,19 @@ async def whole(relayed: Relayed) -> bytes:
         return b"".join([piece async for piece in pieces])
 
 
-async def _begin(parts: AsyncIterator[Head | bytes], num_pieces: int) -> tuple[Head, list[bytes]]:
+def lost_event() -> bytes:
+    """What a stream ends with that cannot go on."""
+    error = error_content(502, "the replica that wrote this answer was lost; ask again", code="replica_lost")
+    return f"data: {json.dumps(error)}\n\n".encode()
+
+
+async def _begin(parts: AsyncIterator[Head | bytes], num_pieces: int | None) -> tuple[Head, list[bytes]]:
+    """The head and so many pieces; all of them where nothing is sent before its end."""
     head = await anext(parts)
     assert isinstance(head, Head)
+    wanted = num_pieces if head.status == 200 else None
     first: list[bytes] = []
-    while len(first) < (num_pieces if head.status == 200 else 1):
+    while wanted is None or len(first) < wanted:
         piece = await anext(parts, None)
         if piece is None:
             break
@@ -130,10 +138,6 @@ async def _begin(parts: AsyncIterator[Head | bytes], num_pieces: int) -> tuple[H
 async def _pieces(first: Sequence[bytes], parts: AsyncIterator[Head | bytes]) -> AsyncIterator[bytes]:
     for piece in first:
         yield piece
-    try:
-        async for part in parts:
-            assert isinstance(part, bytes)
-            yield part
-    except (ReplicaLost, PoolBusy):
-        error = error_content(502, "the replica that wrote this answer was lost; ask again", code="replica_lost")
-        yield f"data: {json.dumps(error)}\n\n".encode()
+    async for part in parts:
+        assert isinstance(part, bytes)
+        yield part

@@ -317,10 +317,8 @@ def test_a_killed_replica_costs_no_request(running: Running) -> None:
 
     load = Load(running.url)
     asyncio.run(load.run(murder))
-    lost = [failure for failure in load.failures if "replica that wrote this answer was lost" in failure]
-    # Streams whose first tokens were sent cannot be asked again; every other request is.
-    assert load.failures == lost
-    assert len(lost) <= 3
+    # Streams too: another replica goes on with them.
+    assert load.failures == []
     assert {checkpoint for checkpoint, _ in load.answers} == {"first:sft"}
 
 

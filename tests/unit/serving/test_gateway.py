@@ -202,8 +202,34 @@ def test_a_stream_is_asked_again_until_its_first_token_is_sent(lost_after: int) 
     assert "error" not in response.text
 
 
-def test_a_stream_that_is_lost_later_says_so_where_clients_look() -> None:
-    response = post(gateway(FakePools({"m": [3]})), "/v1/chat/completions", CHAT_BODY | {"stream": True})
+def test_a_stream_that_is_lost_later_goes_on_elsewhere() -> None:
+    pools = FakePools({"m": [3]})
+    made = gateway(pools)
+    body = CHAT_BODY | {"stream": True, "max_tokens": 9, "stream_options": {"include_usage": True}}
+    response = post(made, "/v1/chat/completions", body)
+    assert words_of(response) == "m and on"
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.strip().split("\n\n")[:-1]]
+    assert {event["id"] for event in events} == {"id-1"}
+    assert [event["choices"][0]["delta"].get("role") for event in events[:-1]] == ["assistant", None, None, None]
+    assert events[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    rest = pools.asked[1][1]
+    assert rest["messages"] == [*CHAT_BODY["messages"], {"role": "assistant", "content": "m"}]  # type: ignore[misc]
+    assert (rest["continue_final_message"], rest["add_generation_prompt"], rest["max_tokens"]) == (True, False, 8)
+    assert made.meters.completion_tokens == 3  # type: ignore[attr-defined]
+
+
+def test_a_streamed_text_goes_on_too() -> None:
+    pools = FakePools({"m": [2]})
+    response = post(gateway(pools), "/v1/completions", {"model": "m", "prompt": "go on ", "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.strip().split("\n\n")[:-1]]
+    assert [event["choices"][0]["text"] for event in events] == ["m", " and", " on"]
+    assert (pools.asked[1][1]["prompt"], pools.asked[1][1]["max_tokens"]) == ("go on m", 15)
+
+
+@pytest.mark.parametrize("extra", [{"logprobs": True}, {"n": 2}, {"max_tokens": 1}])
+def test_a_stream_that_cannot_go_on_says_so_where_clients_look(extra: dict[str, Any]) -> None:
+    body = CHAT_BODY | {"stream": True} | extra
+    response = post(gateway(FakePools({"m": [3]})), "/v1/chat/completions", body)
     assert response.status_code == 200
     last = json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))
     assert last["error"]["code"] == "replica_lost"
