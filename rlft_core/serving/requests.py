@@ -89,6 +89,8 @@ def parse_request(path: str, raw: bytes, limits: RequestLimits) -> Asked:
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise _bad("stream", f"must be true or false, not {stream!r:.40}")
+    if not isinstance(body.get("stream_options") or {}, dict):
+        raise _bad("stream_options", "must be an object")
     samples = _count(body, "n", limits.max_samples, 1)
     best_of = _count(body, "best_of", limits.max_samples, 1)
     for key in ("max_tokens", "max_completion_tokens"):

@@ -135,8 +135,8 @@ class Completions:
                 going_on = await self._ask(asked, order, rest, stream=True)
             except Refused:
                 break
-            if going_on.head.status != 200:
-                break
+            if going_on.head.status != 200 or going_on.head.checkpoint != relayed.head.checkpoint:
+                break  # an answer is one checkpoint's, or ends
             pieces, again = going_on.pieces, True
         yield lost_event()
 

@@ -97,7 +97,7 @@ async def relay(
                 ) from None
         except TimeoutError:
             raise Refused(
-                503, f"no answer began within {deadline_s:g} s; ask for less, or try again", code="timeout", wait_s=5
+                503, f"no answer within {deadline_s:g} s; ask for less, or try again", code="timeout", wait_s=5
             ) from None
         await asyncio.sleep(pause)
         pause = min(2.0 * pause, _LONGEST_PAUSE_S)

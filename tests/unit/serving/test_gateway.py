@@ -218,6 +218,12 @@ def test_a_stream_that_is_lost_later_goes_on_elsewhere() -> None:
     assert made.meters.completion_tokens == 3  # type: ignore[attr-defined]
 
 
+def test_a_stream_does_not_go_on_with_another_checkpoint() -> None:
+    made = gateway(FakePools({"m#canary": [3, 0]}), route("m", canary="new", percent=100.0))
+    response = post(made, "/v1/chat/completions", CHAT_BODY | {"stream": True})
+    assert "replica_lost" in response.text.strip().split("\n\n")[-1]
+
+
 def test_a_streamed_text_goes_on_too() -> None:
     pools = FakePools({"m": [2]})
     response = post(gateway(pools), "/v1/completions", {"model": "m", "prompt": "go on ", "stream": True})
@@ -270,7 +276,7 @@ def test_an_answer_that_does_not_begin_is_given_up() -> None:
     pools = FakePools()
     response = asked(gateway(pools, deadline_s=0.2), talk)
     assert response.status_code == 503
-    assert "no answer began within 0.2 s" in response.json()["error"]["message"]
+    assert "no answer within 0.2 s; ask for less, or try again" in response.json()["error"]["message"]
 
 
 # Canaries

@@ -61,6 +61,7 @@ def test_what_is_not_given_has_openais_defaults() -> None:
         (CHAT, {"model": "m", "messages": [*HELLO, {"role": "user"}]}, "messages[2].content", "must be text"),
         (SCORE, {"model": "m", "text_1": "q"}, "text_2", "text_2 is missing or empty"),
         (TEXT, {"model": "m", "prompt": "x", "stream": "yes"}, "stream", "must be true or false, not 'yes'"),
+        (TEXT, {"model": "m", "prompt": "x", "stream_options": "x"}, "stream_options", "must be an object"),
         (TEXT, {"model": "m", "prompt": "x", "n": 0}, "n", "from 1 to 4, which this service allows; it is 0"),
         (TEXT, {"model": "m", "prompt": "x", "n": True}, "n", "must be a whole number"),
         (TEXT, {"model": "m", "prompt": "x", "n": 5}, "n", "from 1 to 4"),
