@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import types
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ class ServingEngine:
             llm = AsyncLLM.from_engine_args(engine_args)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"the engine for {checkpoint.label} did not start: {error}") from error
+        await llm.collective_rpc("end_with", args=(os.getpid(),))
         args = argparse.Namespace(**(vars(FrontendArgs()) | vars(engine_args)))
         tasks = await llm.get_supported_tasks()
         state = State()

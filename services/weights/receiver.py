@@ -7,6 +7,9 @@ themselves. An update that does not cover every parameter of the model is refuse
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +86,19 @@ def _tied_heads(model: nn.Module) -> list[ParallelLMHead]:
 
 
 class WorkerExtension:
-    """Named in `worker_extension_cls`: vLLM imports this module in its workers, and they get this method."""
+    """Named in `worker_extension_cls`: vLLM imports this module in its workers, and they get these methods."""
 
     model_runner: Any
+
+    def end_with(self, pid: int) -> None:
+        """End this process when that one is gone: killed, it cannot end what it started, and a GPU's memory would stay taken."""
+
+        def watch() -> None:
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="end-with", daemon=True).start()
 
     def load_folder(self, folder: str) -> None:
         """Exchange all weights for those of a model folder. ValueError when it lacks one; then the engine holds none."""
