@@ -8,6 +8,7 @@
     rlft report RUN      build a run's HTML report again
     rlft compare RUN ...   win rates of runs against one fixed reference, by a judge
     rlft generate RUN    answers of a run's model, the best of several by its own judgement
+    rlft serve RUN ...   tuned models behind OpenAI's protocol; promote, rollback and key change what it serves, and for whom
     rlft show tokens RUN   texts with every token coloured by what it earned
     rlft status | stop | scale RUN   watch and steer a run that works, here or with --address on a cluster
     rlft submit RECIPE | jobs | logs RUN | resume RUN   runs as jobs of a Ray cluster
@@ -36,6 +37,7 @@ from rich.console import Console
 from rlft_core.errors import ConfigError
 from services.cli.init import init
 from services.cli.jobs import jobs, logs, resume, submit
+from services.cli.serve import key_command, promote_command, rollback_command, serve_command
 from services.cli.steer import scale, status, stop
 from services.cli.told import logs_named, told
 from services.cli.ui import ui
@@ -64,6 +66,10 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", hel
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
+app.command("serve")(serve_command)
+app.command("promote")(promote_command)
+app.command("rollback")(rollback_command)
+app.command("key")(key_command)
 show_app = typer.Typer(help="Look at what a run left.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(show_app, name="show")
 

@@ -51,7 +51,7 @@ class Needs:
 
 @contextmanager
 def session(cluster: ClusterConfig, needs: Needs, *, model_bytes: int) -> Iterator[None]:
-    """Start or join the cluster; leave or end it afterwards. Raises ResourceError when it offers too little in time."""
+    """Start or join the cluster; leave or end it afterwards. Raises ResourceError when one that was started offers too little."""
     # Both are read when Ray Train is first used: quick to notice a dead rank, and no card is hidden from CPU actors.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -70,7 +70,8 @@ def session(cluster: ClusterConfig, needs: Needs, *, model_bytes: int) -> Iterat
     else:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
-        wait_for(needs, cluster.wait_s)
+        if cluster.address == "local":
+            wait_for(needs, cluster.wait_s)  # of one that is joined, room is waited for stage by stage (room.py)
         yield
     finally:
         ray.shutdown()

@@ -52,7 +52,6 @@ class Cluster:
                 f"--address {self.address}: the address of a cluster's dashboard is wanted, such as http://head:8265; it takes "
                 "the jobs too"
             )
-        logging.getLogger("ray").setLevel(logging.WARNING)  # how a package is made and sent is Ray's business
         try:
             self._client = JobSubmissionClient(self.address)
         except (ConnectionError, requests.exceptions.RequestException) as error:
@@ -66,6 +65,7 @@ class Cluster:
             ) from error
         except RuntimeError as error:
             raise ResourceError(f"what answers at {self.address} is no Ray cluster: {error}") from error
+        logging.getLogger("ray").setLevel(logging.WARNING)  # how a package is made and sent is Ray's business
         check_versions(self._client._server_ray_version, ray.__version__, self.address)
 
     def jobs(self, run: str | None = None) -> list[RunJob]:

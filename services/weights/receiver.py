@@ -7,8 +7,12 @@ themselves. An update that does not cover every parameter of the model is refuse
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +86,36 @@ def _tied_heads(model: nn.Module) -> list[ParallelLMHead]:
 
 
 class WorkerExtension:
-    """Named in `worker_extension_cls` so that vLLM imports this module in its workers."""
+    """Named in `worker_extension_cls`: vLLM imports this module in its workers, and they get these methods."""
+
+    model_runner: Any
+
+    def end_with(self, pid: int) -> None:
+        """End this process when that one is gone: killed, it cannot end what it started, and a GPU's memory would stay taken."""
+
+        def watch() -> None:
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="end-with", daemon=True).start()
+
+    def load_folder(self, folder: str) -> None:
+        """Exchange all weights for those of a model folder. ValueError when it lacks one; then the engine holds none."""
+        from vllm.model_executor.model_loader.weight_utils import safetensors_weights_iterator
+
+        runner = self.model_runner
+        model = runner.get_model()
+        expected = frozenset(name for name, _ in model.named_parameters())
+        initialize_layerwise_reload(model)
+        files = sorted(str(file) for file in Path(folder).glob("*.safetensors"))
+        loaded = model.load_weights(safetensors_weights_iterator(files, use_tqdm_on_load=False))
+        missing = sorted(expected - set(loaded))
+        if missing:
+            raise ValueError(f"{folder} lacks {len(missing)} of {len(expected)} parameters, the first is {missing[0]}")
+        finalize_layerwise_reload(model, runner.model_config)
+        for head in _tied_heads(model):
+            head.quant_method.process_weights_after_loading(head)
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

@@ -17,10 +17,6 @@ from typer.exceptions import TyperException
 from services.cli.main import app
 from tests.unit.deploy.support import DEPLOY, RENDERED, ROOT, containers, render, snippets
 
-#: Commands that documents already speak of and the command line does not have yet. Empty is the aim.
-NOT_YET = {
-    "serve", "promote", "rollback", "key",
-}  # fmt: skip
 DOCUMENTS = sorted(
     path
     for path in [
@@ -101,16 +97,10 @@ def test_there_are_commands_to_look_at() -> None:
 
 @pytest.mark.parametrize("where, words", ALL, ids=[f"{where} {words[0]}" for where, words in ALL])
 def test_our_own_command_line_takes_it(where: str, words: list[str]) -> None:
-    if words[0] in NOT_YET:
-        return
     if len(words) == 1:  # only named: `rlft run` is told of without what it must be given
         assert words[0] in GROUP.commands
         return
     parse(["anything" if word == "..." else word for word in words])
-
-
-def test_a_command_that_is_there_is_not_waited_for() -> None:
-    assert sorted(NOT_YET & set(GROUP.commands)) == []
 
 
 def test_the_parser_sees_a_wrong_option_and_a_wrong_command() -> None:

@@ -273,20 +273,21 @@ def test_names_in_the_guide_are_those_of_resources_or_of_what_the_operator_makes
     assert secrets == {"rlft-ray-token", "rlft-api-keys", "rlft-secrets"}
 
 
-def test_the_serve_configuration_fits_ray_serves_own_schema() -> None:
+@pytest.mark.parametrize("place, gpu", [("kind-cpu", False), ("gpu", True)])
+def test_the_serve_configuration_fits_ray_serves_own_schema_and_ours(place: str, gpu: bool) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    (service,) = of_kind("overlays/kind-cpu/serve", "RayService")
+    from services.serving.declared import DeclaredService, build
+
+    (service,) = of_kind(f"overlays/{place}/serve", "RayService")
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     parsed = ServeDeploySchema.model_validate(config)
     (application,) = parsed.applications
-    assert application.import_path == "services.serving.app:build"
-    if (ROOT / "services" / "serving").is_dir():
-        assert re.search(r"^def build\(", (ROOT / "services/serving/app.py").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(application.args) == {"runs_dir", "models", "keys_file"}
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    assert DeclaredService.model_validate(application.args).gpu is gpu
     mounts = {mount["mountPath"] for spec in pod_specs([service]) for mount in spec["containers"][0]["volumeMounts"]}
     assert application.args["runs_dir"] in mounts
-    assert str(Path(application.args["keys_file"]).parent) in mounts
+    assert str(Path(application.args["keys"]).parent) in mounts
 
 
 def test_the_launchers_file_is_one_that_the_launcher_takes() -> None:

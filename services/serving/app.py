@@ -1,0 +1,98 @@
+"""The Serve application: a gateway, a registry, and for every model a pool of replicas, and one for its canary.
+
+    clients ─▶ proxy of Serve ─▶ Gateway ─▶ pool of model A | canary of A | pool of model B | ...
+                                    └─▶ Registry ◀─ every replica
+
+A canary's pool has no replica, and costs nothing, until there is a canary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from rlft_core.serving.state import Served
+from services.cluster.placement import engine_environment, environment
+from services.serving.gateway_replica import GatewayReplica
+from services.serving.registry_replica import RegistryReplica
+from services.serving.replica import PolicyReplica, RewardReplica
+from services.serving.routes import canary_of, pool_of
+from services.serving.settings import EngineOptions, FrontOptions, Patience, Scaling
+
+_MANY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """Everything that a service is made of."""
+
+    models: tuple[Served, ...]
+    runs_dir: Path
+    state_file: Path
+    front: FrontOptions = field(default_factory=FrontOptions)
+    options: EngineOptions = field(default_factory=EngineOptions)
+    scaling: Scaling = field(default_factory=Scaling)
+    patience: Patience = field(default_factory=Patience)
+
+
+def application(config: ServiceConfig) -> serve.Application:
+    """The deployments, bound together."""
+    pools = {pool: f"model-{k}" for k, served in enumerate(config.models) for pool in [pool_of(served.name)]}
+    pools |= {canary_of(served.name): f"model-{k}-canary" for k, served in enumerate(config.models)}
+    quick = {"num_cpus": 0, "runtime_env": {"env_vars": environment(1)}}
+    registry = serve.deployment(
+        RegistryReplica, name="registry", max_ongoing_requests=_MANY, ray_actor_options=quick
+    ).bind(config.models, config.runs_dir, config.state_file, config.patience, pools)
+    handles = {}
+    for served in config.models:
+        for pool in (pool_of(served.name), canary_of(served.name)):
+            handles[pool] = _pool(config, served, pool, pools[pool], registry)
+    gateway = serve.deployment(
+        serve.ingress()(GatewayReplica), name="gateway", max_ongoing_requests=_MANY, ray_actor_options=quick
+    )
+    return gateway.bind(config.front, registry, handles)
+
+
+def _pool(config: ServiceConfig, served: Served, pool: str, name: str, registry: Any) -> Any:
+    """The deployment of a pool, bound."""
+    options = config.options
+    policy = served.current.kind == "policy"
+    gpus = options.tensor_parallel if policy else 1
+    variables = (
+        engine_environment(options.num_threads, on_gpu=options.on_gpu) if policy else environment(options.num_threads)
+    )
+    deployment = serve.deployment(
+        PolicyReplica if policy else RewardReplica,
+        name=name,
+        max_ongoing_requests=_MANY,
+        max_queued_requests=config.front.limits.max_at_once,
+        max_constructor_retry_count=2,  # a start takes long, and what is wrong with a model stays wrong
+        health_check_period_s=2.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=config.patience.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        autoscaling_config=_autoscaling(config.scaling, canary=pool != pool_of(served.name)),
+        ray_actor_options={
+            "num_cpus": 1,
+            "num_gpus": gpus if options.on_gpu else 0,
+            "runtime_env": {"env_vars": variables},
+        },
+    )
+    if policy:
+        return deployment.bind(pool, served.name, options, config.patience, registry)
+    return deployment.bind(pool, options, registry)
+
+
+def _autoscaling(scaling: Scaling, *, canary: bool) -> dict[str, Any]:
+    least = 0 if canary else scaling.min_replicas
+    return {
+        "min_replicas": least,
+        "initial_replicas": least,
+        "max_replicas": max(1, scaling.max_replicas),
+        "target_ongoing_requests": scaling.requests_per_replica,
+        "upscale_delay_s": 0.0 if canary or not least else 10.0,
+        "downscale_delay_s": scaling.idle_s,
+    }

@@ -1,0 +1,159 @@
+"""The replicas of Ray Serve: a policy's engine, and a reward model. They hold what the registry says.
+
+    start ─▶ registry: what? ─▶ load ─▶ [serve | every half second: report, and load what is new]
+
+A replica whose engine is dead ends itself, and Serve starts another: there is nothing in it to save.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+
+from rlft_core.errors import EngineError, RlftError, ServiceError
+from rlft_core.judging.causal_lm import DEFAULT_TEMPLATE
+from rlft_core.judging.questions import Questioner, Tokens
+from rlft_core.judging.template import load_template
+from rlft_core.serving.types import Checkpoint
+from services.serving.asgi import Head
+from services.serving.choosing import best_answer
+from services.serving.relay import Scored
+from services.serving.routes import Target
+from services.serving.settings import EngineOptions, Patience
+
+_log = logging.getLogger(__name__)
+_EVERY_S = 0.5
+
+
+class _Replica:
+    """What both kinds have in common: following the registry."""
+
+    def __init__(self, pool: str, registry: Any) -> None:
+        self._pool = pool
+        self._registry = registry
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._version = 0
+        self._swapping: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def hold(self) -> None:
+        """Never answers: a request in work keeps this pool from scaling to zero. Cancelled by who asked."""
+        await asyncio.Event().wait()
+
+    async def check_health(self) -> None:
+        """Asked by Serve. Raises ServiceError when this replica is of no use any more."""
+        if self._dead:
+            raise EngineError(f"the engine of {self._pool} is dead")
+        if self._following is not None and self._following.done():
+            raise ServiceError(f"{self._pool}: does not follow the registry any more")
+
+    @property
+    def _dead(self) -> bool:
+        return False
+
+    async def _exchange(self, checkpoint: Checkpoint) -> None:
+        """Hold another checkpoint from now on. Raises RlftError, and then holds the old one."""
+        raise AssertionError("each kind has its own")
+
+    async def _wanted(self) -> Target:
+        found: Target = await self._registry.wanted.remote(self._pool)
+        self._version = found.version
+        return found
+
+    def _follow(self) -> None:
+        self._following = asyncio.ensure_future(self._reports())
+
+    async def _reports(self) -> None:
+        while True:
+            if self._dead:
+                _log.error("the engine of %s is dead; this replica ends", self._pool)
+                os._exit(1)
+            try:
+                target = await self._registry.report.remote(self._pool, self._name, os.getpid(), self._version)
+                if target is not None and (self._swapping is None or self._swapping.done()):
+                    self._swapping = asyncio.ensure_future(self._swap(target))
+            except RayError as error:
+                _log.warning("%s: the registry does not answer: %s", self._pool, error)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _swap(self, target: Target) -> None:
+        try:
+            await self._exchange(target.checkpoint)
+            self._version = target.version
+        except RlftError as error:
+            await self._registry.failed.remote(self._pool, self._name, target.version, str(error))
+
+
+class PolicyReplica(_Replica):
+    """One engine of a policy that clients know as `model`."""
+
+    async def __init__(self, pool: str, model: str, options: EngineOptions, patience: Patience, registry: Any) -> None:  # type: ignore[misc] # Serve awaits it
+        # vLLM's import takes seconds: only a replica of this kind waits for it.
+        from services.serving.engine import ServingEngine
+
+        super().__init__(pool, registry)
+        self._patience = patience
+        self._options = options
+        target = await self._wanted()
+        self._engine = await ServingEngine.start(model, target.checkpoint, options)
+        self._questioner: Questioner | None = None
+        self._follow()
+
+    async def ask(self, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
+        """A request of OpenAI's protocol: a head, then pieces of the body."""
+        head: Head | None = None
+        async for part in self._engine.ask(path, body):
+            if isinstance(part, Head):
+                head = part
+                continue
+            if head is not None:
+                # Only now is it sure whose weights answer: the request may have waited for a swap.
+                yield Head(int(head.status), head.media_type, self._engine.checkpoint.label)
+                head = None
+            yield part
+        if head is not None:
+            yield Head(int(head.status), head.media_type, self._engine.checkpoint.label)
+
+    async def choose(self, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
+        """Which answer is the best by this model's own judgement, in a tournament."""
+        if self._questioner is None:
+            length = self._options.max_length or self._engine.checkpoint.max_length
+            template = load_template(DEFAULT_TEMPLATE)
+            # One place is the label's.
+            self._questioner = Questioner.of(template, Tokens(self._engine.tokenizer), max_length=length - 1)
+        return await best_answer(question, answers, seed, self._questioner, self._engine.label_logprobs)
+
+    @property
+    def _dead(self) -> bool:
+        return self._engine.dead
+
+    async def _exchange(self, checkpoint: Checkpoint) -> None:
+        await self._engine.swap(checkpoint, wait_s=self._patience.swap_s / 2)
+
+
+class RewardReplica(_Replica):
+    """One copy of a reward model; texts that arrive while it computes are taken together by its next pass."""
+
+    async def __init__(self, pool: str, options: EngineOptions, registry: Any) -> None:  # type: ignore[misc] # Serve awaits it
+        from services.serving.scoring import RewardScorer
+
+        super().__init__(pool, registry)
+        self._kind = RewardScorer
+        self._options = options
+        target = await self._wanted()
+        self._scorer = await asyncio.to_thread(RewardScorer, target.checkpoint, options)
+        self._follow()
+
+    async def score(self, question: str, answers: Sequence[str]) -> Scored:
+        """What the model thinks of some answers to one question."""
+        return await self._scorer.score(question, answers)
+
+    async def _exchange(self, checkpoint: Checkpoint) -> None:
+        # What runs goes on with the old one.
+        self._scorer = await asyncio.to_thread(self._kind, checkpoint, self._options)

@@ -1,0 +1,261 @@
+"""How a change is carried out: replica by replica, one at a time, and back again when it fails. Replicas are tasks here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
+from rlft_core.serving.state import Served, read_state
+from services.serving.registry import Registry
+from services.serving.routes import canary_of, pool_of
+
+
+class Follower:
+    """A replica that needs `seconds` to load, and cannot load what has a label of `broken`."""
+
+    def __init__(self, registry: Registry, pool: str, name: str, seconds: float = 0.02) -> None:
+        self.registry, self.pool, self.name, self.seconds = registry, pool, name, seconds
+        self.broken: set[str] = set()
+        target = registry.wanted(pool)
+        self.version, self.label = target.version, target.checkpoint.label
+        self.loading = False
+        self.task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            target = self.registry.report(self.pool, self.name, 1, self.version)
+            if target is not None and not self.loading:
+                self.loading = True
+                asyncio.ensure_future(self._load(target)).add_done_callback(lambda _: None)
+            await asyncio.sleep(0.005)
+
+    async def _load(self, target: Any) -> None:
+        await asyncio.sleep(self.seconds)
+        if target.checkpoint.label in self.broken:
+            self.registry.failed(self.pool, self.name, target.version, "the disk is gone")
+        else:
+            self.version, self.label = target.version, target.checkpoint.label
+        self.loading = False
+
+
+class World:
+    """A registry of model `m`, which stands for run `first`."""
+
+    def __init__(self, runs_dir: Path, state: Path) -> None:
+        found = find_checkpoint(parse_spec("first"), runs_dir, state.parent)
+        self.held: list[str] = []
+        self.state = state
+        self.replicas: list[Follower] = []
+        served = Served("m", "first", found)
+        self.registry = Registry([served], runs_dir, state, hold=self._hold, swap_s=1.0, start_s=1.0)
+
+    def follow(self, pool: str, name: str, seconds: float = 0.02) -> Follower:
+        self.replicas.append(Follower(self.registry, pool, name, seconds))
+        return self.replicas[-1]
+
+    async def _hold(self, pool: str) -> None:
+        """As Serve would: a request that is pending brings up a replica."""
+        self.held.append(pool)
+        replica = self.follow(pool, "late")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            replica.task.cancel()
+            self.held.remove(pool)
+
+
+def run(runs_dir: Path, tmp_path: Path, test: Callable[[World], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        world = World(runs_dir, tmp_path / "state.json")
+        world.registry.start()
+        await asyncio.wait_for(test(world), 20.0)
+        for replica in world.replicas:
+            replica.task.cancel()
+
+    asyncio.run(whole())
+
+
+def test_a_promote_reaches_all_replicas_one_after_the_other_and_a_rollback_undoes_it(
+    runs_dir: Path, tmp_path: Path
+) -> None:
+    async def test(world: World) -> None:
+        replicas = [world.follow(pool_of("m"), name) for name in "abc"]
+        loading: list[int] = []
+
+        async def watch() -> None:
+            while True:
+                loading.append(sum(replica.loading for replica in replicas))
+                await asyncio.sleep(0.001)
+
+        watching = asyncio.ensure_future(watch())
+        reply = await world.registry.promote("m", "second", 100.0)
+        watching.cancel()
+        assert reply.status == 200
+        assert reply.content["checkpoint"] == "second:sft"
+        assert reply.content["before"] == ["first:sft"]
+        assert {replica.label for replica in replicas} == {"second:sft"}
+        assert max(loading) == 1
+        assert read_state(world.state)["m"].current.label == "second:sft"
+        reply = await world.registry.rollback("m")
+        assert (reply.status, reply.content["checkpoint"]) == (200, "first:sft")
+        assert {replica.label for replica in replicas} == {"first:sft"}
+        assert read_state(world.state)["m"].history == ()
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_new_replica_starts_with_what_was_promoted(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        assert (await world.registry.promote("m", "second", 100.0)).status == 200
+        assert world.follow(pool_of("m"), "new").label == "second:sft"
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_change_during_a_change_is_refused(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        world.follow(pool_of("m"), "a", seconds=0.3)
+        first = asyncio.ensure_future(world.registry.promote("m", "second", 100.0))
+        await asyncio.sleep(0.05)
+        for reply in (await world.registry.promote("m", "first@4", 100.0), await world.registry.rollback("m")):
+            assert reply.status == 409
+            told = reply.content["error"]["message"]
+            assert told == "model 'm' is just being changed to second; wait for its end and ask again"
+        assert (await first).status == 200
+        assert (await world.registry.rollback("m")).status == 200
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_when_a_replica_cannot_load_it_all_go_back(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        good, bad = world.follow(pool_of("m"), "a"), world.follow(pool_of("m"), "b")
+        bad.broken = {"second:sft"}
+        reply = await world.registry.promote("m", "second", 100.0)
+        assert reply.status == 500
+        told = reply.content["error"]["message"]
+        assert told == "second:sft was not taken, and first:sft stays: the disk is gone"
+        await asyncio.sleep(0.2)
+        assert (good.label, bad.label) == ("first:sft", "first:sft")
+        assert read_state(world.state)["m"].current.label == "first:sft"
+        bad.broken = set()
+        assert (await world.registry.promote("m", "second", 100.0)).status == 200
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_replica_that_does_not_come_to_an_end_is_not_waited_for_for_ever(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        world.follow(pool_of("m"), "a", seconds=60.0)
+        reply = await world.registry.promote("m", "second", 100.0)
+        assert reply.status == 500
+        assert "0 of 1 replicas had loaded it after 1 s" in reply.content["error"]["message"]
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_canary_gets_a_replica_of_its_own_for_as_long_as_it_is(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        main = world.follow(pool_of("m"), "a")
+        reply = await world.registry.promote("m", "second", 10.0)
+        assert (reply.content["checkpoint"], reply.content["canary"], reply.content["percent"]) == (
+            "first:sft",
+            "second:sft",
+            10.0,
+        )
+        assert world.held == [canary_of("m")]
+        assert [replica.label for replica in world.replicas] == ["first:sft", "second:sft"]
+        (route,) = world.registry.routes()
+        assert (route.canary_pool, route.percent) == ("m#canary", 10.0)
+        assert (await world.registry.promote("m", "second", 100.0)).content["canary"] is None
+        await asyncio.sleep(0.05)
+        assert (main.label, world.held) == ("second:sft", [])
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_canary_of_before_a_restart_gets_its_replica_again(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        assert (await world.registry.promote("m", "second", 10.0)).status == 200
+        again = World(runs_dir, tmp_path / "state-2.json")
+        again.registry = Registry(
+            list(read_state(world.state).values()),
+            runs_dir,
+            tmp_path / "state-2.json",
+            hold=again._hold,
+            swap_s=1.0,
+            start_s=1.0,
+        )
+        again.registry.start()
+        await asyncio.sleep(0.05)
+        assert again.held == [canary_of("m")]
+        assert [replica.label for replica in again.replicas] == ["second:sft"]
+
+    run(runs_dir, tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "name, spec, status, said",
+    [
+        ("other", "second", 404, "there is no model 'other'; there are: m"),
+        ("m", "third", 422, "there is no run 'third'"),
+        ("m", "../second", 422, "they are not paths"),
+        ("m", "first:reward_model", 422, "first:reward_model is a reward model and first:sft a policy model"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_changes(
+    name: str, spec: str, status: int, said: str, runs_dir: Path, tmp_path: Path
+) -> None:
+    async def test(world: World) -> None:
+        reply = await world.registry.promote(name, spec, 100.0)
+        assert reply.status == status
+        assert said in reply.content["error"]["message"]
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_who_is_silent_for_long_is_not_waited_for(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        registry = Registry(
+            list(read_state(world.state).values()),
+            runs_dir,
+            world.state,
+            hold=world._hold,
+            swap_s=5.0,
+            start_s=1.0,
+            silent_s=0.2,
+        )
+        assert registry.report(pool_of("m"), "gone", 7, 0) == registry.wanted(pool_of("m"))
+        assert registry.overview()[0]["replicas"] == [{"replica": "gone", "pid": 7, "current": False}]
+        assert registry.report(pool_of("m"), "other", 8, 0) is None  # it is the first one's turn
+        await asyncio.sleep(0.3)
+        assert registry.report(pool_of("m"), "other", 8, 0) is not None
+        await asyncio.sleep(0.3)
+        assert (await registry.promote("m", "second", 100.0)).status == 200
+        assert registry.overview()[0]["replicas"] == []
+
+    run(runs_dir, tmp_path, test)
+
+
+def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        registry = world.registry
+        for pool in registry._pools.values():
+            pool.silent_s = 0.3
+        mortal, other = world.follow(pool_of("m"), "a", seconds=60.0), world.follow(pool_of("m"), "b", seconds=60.0)
+        change = asyncio.ensure_future(registry.promote("m", "second", 100.0))
+        while not (mortal.loading or other.loading):
+            await asyncio.sleep(0.005)
+        (mortal if mortal.loading else other).task.cancel()
+        reply = await change
+        assert reply.status == 500
+        assert "first:sft stays: a replica was lost while it loaded it" in reply.content["error"]["message"]
+        assert (mortal.loading, other.loading) in ((True, False), (False, True))
+        assert registry.wanted(pool_of("m")).checkpoint.label == "first:sft"
+
+    run(runs_dir, tmp_path, test)
