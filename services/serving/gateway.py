@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -36,6 +37,7 @@ from services.serving.completions import Answer, Completions
 from services.serving.meters import Meters
 from services.serving.routes import Reply, Route
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _NOBODY = Key("nobody", "", admin=True)  # without keys only this machine can reach the service
 
 
@@ -201,6 +203,8 @@ class Gateway:
 
     def _admin(self, request: Request) -> None:
         owner = self._owner(request)
+        if not self.keys and _from_a_page(request):
+            raise Refused(403, "without keys, pages of other sites may not change what is served", code="not_admin")
         if not owner.admin:
             raise Refused(403, f"the key '{owner.name}' may ask models, not change them", code="not_admin")
 
@@ -219,6 +223,12 @@ class _Counted:
             await self._app(scope, receive, send)
         finally:
             self._gateway.in_work -= counts
+
+
+def _from_a_page(request: Request) -> bool:
+    """Was it sent by a browser for a page that is not this machine's? Programs send no Origin."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).hostname not in _THIS_MACHINE
 
 
 def _response(answer: Answer) -> Response:

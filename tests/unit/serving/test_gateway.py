@@ -335,6 +335,15 @@ def test_a_key_opens_models_and_an_admins_key_what_is_served() -> None:
     assert get(made, "/admin/models", **ops).json()["models"][0]["model"] == "m"
 
 
+def test_without_keys_a_page_of_another_site_changes_nothing() -> None:
+    made = gateway()
+    refused = post(made, "/admin/models/m/promote", {"run": "a"}, Origin="http://evil.example:8000")
+    assert refused.status_code == 403
+    assert "pages of other sites may not change what is served" in refused.json()["error"]["message"]
+    assert post(made, "/admin/models/m/promote", {"run": "a"}, Origin="http://localhost:8266").status_code == 200
+    assert post(made, "/admin/models/m/promote", {"run": "a"}).status_code == 200
+
+
 def test_health_needs_no_key_and_says_when_nothing_can_be_asked() -> None:
     made = gateway(keys=Keys((KEY,)))
     assert get(made, "/health").json() == {"status": "ok"}
