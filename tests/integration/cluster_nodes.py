@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, in a process of its own; told on standard input to lose one of them.
 
-    python -m tests.integration.cluster_nodes 1 3 3        a head with 1 CPU, two workers with 3
+    python -m tests.integration.cluster_nodes 0 4 4        a head without CPUs, two workers with 4
 
 Prints {"address": ..., "nodes": [node ids]}; then each line of input is a node id, whose processes are all killed.
 """

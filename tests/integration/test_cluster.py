@@ -57,8 +57,8 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    """A head with one CPU and two workers with four each."""
-    command = [sys.executable, "-m", "tests.integration.cluster_nodes", "1", "4", "4"]
+    """A head that takes no actors that need a CPU, as on Kubernetes, and two workers with four CPUs each."""
+    command = [sys.executable, "-m", "tests.integration.cluster_nodes", "0", "4", "4"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=_ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
