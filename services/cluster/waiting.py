@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
-from rlft_core.errors import DeadlineError, EngineError, RlftError, SamplesLost
+from rlft_core.errors import DeadlineError, EngineError, RlftError, SamplesLost, ServiceError
 
 T = TypeVar("T")
+_ASK_AGAIN_S = 1.0
+
+
+class Unavailable(ServiceError):
+    """An actor does not answer just now, because it is being started again, perhaps on another node."""
 
 
 async def within(seconds: float, awaitable: Awaitable[T], *, actor: str, phase: str, progress: str = "") -> T:
@@ -24,8 +30,8 @@ async def within(seconds: float, awaitable: Awaitable[T], *, actor: str, phase: 
 
 
 async def answer(ref: ray.ObjectRef, actor: str, phase: str, seconds: float) -> Any:
-    """What an actor says, that Ray starts again by itself. Raises what it raised, EngineError when it is gone, SamplesLost when
-    what it was to work on is gone, DeadlineError."""
+    """What an actor says, that Ray starts again by itself. Raises what it raised, EngineError when it is gone for good,
+    Unavailable when it is not, SamplesLost when what it was to work on is gone, DeadlineError."""
     try:
         return await within(seconds, _value(ref), actor=actor, phase=phase)
     except (ObjectLostError, RayTaskError) as error:
@@ -34,14 +40,28 @@ async def answer(ref: ray.ObjectRef, actor: str, phase: str, seconds: float) -> 
         if not isinstance(error, RayTaskError):
             raise
         raise error.cause if isinstance(error.cause, RlftError) else error from None
+    except ActorUnavailableError as error:
+        raise Unavailable(f"{actor} does not answer in '{phase}': {error}") from error
     except RayActorError as error:
         raise EngineError(f"{actor} died in '{phase}' and could not be restarted: {error}") from error
 
 
+async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Ask actors whose answers depend on the question alone, and ask again, at most so long, while one is unavailable."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return await ask()
+        except Unavailable:
+            if time.monotonic() > end:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
 def is_loss(error: BaseException) -> bool:
-    """Was it raised because an object is gone, here or in the actor that was to read it?"""
+    """Was it raised because an object is gone, or whoever was to make it: here, or in the actor that was to read it?"""
     return isinstance(error, ObjectLostError) or (
-        isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
+        isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError | RayActorError)
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import ray
@@ -26,7 +27,7 @@ from rlft_core.rewards.given import GivenReward, GivenScores
 from rlft_core.rewards.protocol import WeightedReward, sample_of
 from rlft_core.rewards.scoring import num_skipped, score_group
 from rlft_core.types import RolloutGroup, ScoredGroup
-from services.cluster.waiting import answer
+from services.cluster.waiting import answer, patiently
 from services.observe.samples import SampleRecord, sample_records
 from services.scoring.crew import Crew, Resizable
 
@@ -158,7 +159,18 @@ class ScorerPool:
             await served.start(self._start_s)
 
     async def score(self, group: ray.ObjectRef) -> ray.ObjectRef:
-        """The ref of the ScoredGroup of a ref of a RolloutGroup. Raises RewardError."""
+        """The ref of the ScoredGroup of a ref of a RolloutGroup. Raises RewardError, or SamplesLost with what it was to score."""
+        found, scored = await patiently(lambda: self._scored(group), self._deadline_s)
+        self.num_skipped += found.num_skipped
+        self.spans += found.spans
+        if self.num_skipped > self._max_skipped:
+            raise RewardError(
+                f"{self.num_skipped} samples were skipped because a reward failed, more than max_skipped_samples "
+                f"({self._max_skipped}); mend the reward or raise the number"
+            )
+        return scored
+
+    async def _scored(self, group: ray.ObjectRef) -> tuple[ScoreSummary, ray.ObjectRef]:
         asked: list[tuple[ray.ObjectRef, Callable[[], None]]] = []
         try:
             for served in self._served:
@@ -170,19 +182,12 @@ class ScorerPool:
         finally:
             for _, done in asked:
                 done()
-        self.num_skipped += found.num_skipped
-        self.spans += found.spans
-        if self.num_skipped > self._max_skipped:
-            raise RewardError(
-                f"{self.num_skipped} samples were skipped because a reward failed, more than max_skipped_samples "
-                f"({self._max_skipped}); mend the reward or raise the number"
-            )
-        ref: ray.ObjectRef = scored
-        return ref
+        return found, scored
 
     async def records(self, scored: Sequence[ray.ObjectRef]) -> list[SampleRecord]:
         """Scored groups as text, in order. Groups become text in an actor, so no token comes to the coordinator."""
-        parts = await asyncio.gather(*(self._described(ref) for ref in scored))
+        calls = [patiently(partial(self._described, ref), self._deadline_s) for ref in scored]
+        parts = await asyncio.gather(*calls)
         return [record for part in parts for record in part]
 
     async def _described(self, scored: ray.ObjectRef) -> list[SampleRecord]:
@@ -194,6 +199,9 @@ class ScorerPool:
 
     async def measure(self, scored: Sequence[ray.ObjectRef]) -> tuple[list[float], dict[str, list[float]]]:
         """Rewards and unrewarded metrics of the first completion of each scored group, in order."""
+        return await patiently(lambda: self._measured(scored), self._deadline_s)
+
+    async def _measured(self, scored: Sequence[ray.ObjectRef]) -> tuple[list[float], dict[str, list[float]]]:
         with self._crew.least() as hand:
             found: tuple[list[float], dict[str, list[float]]] = await self._answer(
                 hand.actor.measure.remote(list(scored)), hand.name, "measure"
