@@ -144,7 +144,10 @@ def test_every_file_of_the_project_that_a_command_names_is_there() -> None:
     text += "\n".join(" ".join(words) for _, words in ALL)
     named = set(re.findall(r"(?<![\w/.-])((?:recipes|deploy|docker|data|scripts|docs|examples)/[\w./-]*\w)", text))
     assert {"recipes/quickstart.yaml", "deploy/kuberay/overlays/gpu/shared", "docker/Dockerfile"} <= named
-    named -= {"deploy/rlft-viewer", "data/parables"}  # kubectl's short name of a Deployment; what benchmarks.parables makes
+    named -= {
+        "deploy/rlft-viewer",
+        "data/parables",
+    }  # kubectl's short name of a Deployment; what benchmarks.parables makes
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
     applied = set(re.findall(r"kubectl (?:apply|delete) -k (\S+)", text))
     assert {Path(name).relative_to("deploy/kuberay").as_posix() for name in applied} <= set(RENDERED)
