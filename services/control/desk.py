@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlft_core.errors import RlftError, UserError
+from rlft_core.errors import RlftError, RunStopped, UserError
 from services.control.requests import Request, answer, waiting
 
 _LOOK_EVERY_S = 0.5
@@ -57,6 +57,17 @@ class Desk:
             for request in waiting(self.run):
                 answer(self.run, request, await self._answered(request))
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def between(self, *, before: str) -> None:
+        """Look at requests while no stage is at work, such as one that waits for room. Raises RunStopped when it should stop."""
+        for request in waiting(self.run):
+            if request.verb == "stop":
+                self.stopping = True
+                answer(self.run, request, {"told": f"it ends before {before}"})
+            else:
+                answer(self.run, request, {"refused": f"{before} is not at work yet; ask again when it is"})
+        if self.stopping:
+            raise RunStopped(f"stopped before {before}")
 
     async def stop(self, *, now: bool = False) -> str:
         """Stop after the step that is under way; at once with `now`, when asked a second time, and where there are no steps."""

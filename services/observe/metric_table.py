@@ -65,7 +65,7 @@ TABLE: tuple[Metric, ...] = (
     Metric("time/step_s", "Seconds of a whole step", "Time of a step", "s", "histogram", "step_seconds"),
     Metric("tokens/generated", "Tokens that engines generated", "Tokens per second", "ops", "counter"),
     Metric("tokens/trained", "Tokens that a learner was trained on", "Tokens per second", "ops", "counter"),
-    Metric("tokens/prompts", "Tokens of prompts that engines read", "Tokens per second", "ops", "counter"),
+    Metric("tokens/prompts", "Prompts that an evaluation answered", "Prompts of evaluations", "short", "counter"),
     Metric("tokens/per_second", "Generated tokens of the last step, by its seconds", "Tokens of the last step", "ops"),
     # What is learned
     Metric("reward/mean", "Mean reward of the step's completions, before KL shaping", "Reward"),

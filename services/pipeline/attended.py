@@ -44,7 +44,7 @@ def outcome(status: Status) -> Iterator[None]:
     status.write()
     try:
         yield
-    except (RunStopped, KeyboardInterrupt) as stopped:
+    except (RunStopped, KeyboardInterrupt, SystemExit) as stopped:  # SystemExit: SIGTERM between two stages
         status.state, status.error = "stopped", str(stopped) or "interrupted"
         raise
     except BaseException as error:

@@ -100,6 +100,7 @@ def _run_stages(context: RunContext, status: Status) -> None:
     with session(context.recipe.cluster, least, model_bytes=_bytes_of(context.base_model)):
         for stage in todo:
             status.stage = stage.name
+            context.desk.between(before=stage.name)  # it may have been asked in the last step of the stage before
             with _room(context, stage, status) as turn:
                 _run_stage(context, stage, status, turn)
 
@@ -114,7 +115,12 @@ def _room(context: RunContext, stage: StageConfig, status: Status) -> Iterator[T
         yield None
         return
     status.state = "waiting"
-    with room_for(context.recipe.name, needs, cluster, say=context.notice, tick=status.write) as turn:
+
+    def tick() -> None:
+        status.write()
+        context.desk.between(before=stage.name)
+
+    with room_for(context.recipe.name, needs, cluster, say=context.notice, tick=tick) as turn:
         yield turn
 
 

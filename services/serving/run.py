@@ -106,7 +106,7 @@ def service(config: ServiceConfig, cluster: ClusterConfig, host: str, port: int)
         try:
             yield f"http://{host}:{port}"
         finally:
-            undeploy(config.patience.drain_s)
+            undeploy(config.patience.drain_s, alone=local)
 
 
 def deploy(config: ServiceConfig, host: str, port: int) -> None:
@@ -130,14 +130,20 @@ def _why() -> str:
     return "; ".join(told) or "its logs say why"
 
 
-def undeploy(drain_s: float) -> int:
-    """Let requests in work end, at most so long, and end the service; returns how many were cut off."""
+def undeploy(drain_s: float, *, alone: bool) -> int:
+    """Let requests in work end, at most so long, and end the service; returns how many were cut off.
+
+    `alone`: nobody else serves anything on this cluster, so what Serve itself runs ends too.
+    """
     left = 0
     try:
         left = int(serve.get_app_handle(APP).drain.remote(drain_s).result(timeout_s=drain_s + 10.0))
     except (ray.exceptions.RayError, TimeoutError, serve.exceptions.RayServeException):
         left = -1
-    serve.shutdown()
+    if alone:
+        serve.shutdown()
+    else:
+        serve.delete(APP)
     return left
 
 

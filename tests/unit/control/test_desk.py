@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlft_core.errors import UserError
+from rlft_core.errors import RunStopped, UserError
 from services.control.desk import Desk, Hooks
-from services.control.requests import ask
+from services.control.requests import FOLDER, ask
 
 
 def attended(
@@ -97,3 +98,24 @@ def test_a_stage_without_engines_says_so(tmp_path: Path) -> None:
             await asked(tmp_path, "scale", rollouts=2)
 
     attended(tmp_path, Hooks(), test)
+
+
+def test_between_two_stages_a_stop_ends_the_run_and_nothing_can_be_scaled(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.between(before="ppo")  # nobody asked anything
+    (tmp_path / FOLDER).mkdir()
+    for name, verb in (("1.a", "scale"), ("2.b", "stop")):
+        (tmp_path / FOLDER / f"{name}.request.json").write_text(json.dumps({"verb": verb, "arguments": {}}))
+    with pytest.raises(RunStopped, match=r"stopped before ppo"):
+        desk.between(before="ppo")
+    said = {f.name[:3]: json.loads(f.read_text()) for f in (tmp_path / FOLDER).glob("*.reply.json")}
+    assert said == {
+        "1.a": {"refused": "ppo is not at work yet; ask again when it is"},
+        "2.b": {"told": "it ends before ppo"},
+    }
+
+
+def test_a_stop_in_the_last_step_of_a_stage_holds_for_the_next_one(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, stopping=True)
+    with pytest.raises(RunStopped, match=r"stopped before evaluate"):
+        desk.between(before="evaluate")
