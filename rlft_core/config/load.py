@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ _UniqueKeys.add_implicit_resolver(
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe. Raises ConfigError naming the file, the dotted keys, their values and the way out."""
     return parse_recipe(read_yaml(path), overrides, source=str(path))
+
+
+def named(overrides: Sequence[str], name: str | None) -> list[str]:
+    """The overrides, with the run's name if one is given. JSON is YAML: quoted, a name such as 2024 stays text."""
+    return [*overrides, *([f"name={json.dumps(name)}"] if name is not None else [])]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlft_core.errors import RunStopped, ServiceError
+from services.cli.options import Debug, Overrides, RecipeFile, RunName
 from services.cli.told import told
 
 if TYPE_CHECKING:
@@ -25,18 +26,14 @@ Address = Annotated[
         "--address", help="The cluster's dashboard; default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."
     ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 _GIB = 1 << 30
 _STATE_S = 60.0
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file such as recipes/quickstart.yaml.")],
+    recipe: RecipeFile,
     address: Address = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe. Repeatable.")
-    ] = None,
+    overrides: Overrides = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     runs_dir: Annotated[
         str | None,
@@ -56,13 +53,13 @@ def submit(
     """Run a recipe on a Ray cluster: it goes there with the files it names and the modules beside it."""
     with told(debug):
         from rlft_core.config import load_recipe
+        from rlft_core.config.load import named
         from rlft_core.data.prepare import rows_of
         from services.jobs import submit as jobs
         from services.jobs.client import Cluster
 
         names, values = jobs.parse_variables(env or [])
-        given = [*(overrides or []), *([f'name="{name}"'] if name is not None else [])]
-        loaded = load_recipe(recipe, given)
+        loaded = load_recipe(recipe, named(overrides or [], name))
         rows_of(loaded.data, Path.cwd(), loaded.seed)  # what is wrong with the rows is better known before it travels
         cluster = Cluster(address)
         where = jobs.checked_runs_dir(runs_dir)

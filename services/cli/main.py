@@ -23,7 +23,6 @@ where the modules of `custom` rewards are looked for.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -37,6 +36,7 @@ from rich.console import Console
 from rlft_core.errors import ConfigError
 from services.cli.init import init
 from services.cli.jobs import jobs, logs, resume, submit
+from services.cli.options import Debug, Overrides, RecipeFile, RunsDir
 from services.cli.serve import key_command, promote_command, rollback_command, serve_command
 from services.cli.steer import scale, status, stop
 from services.cli.told import logs_named, told
@@ -54,16 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file such as recipes/quickstart.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. stages.ppo.num_steps=20. Repeatable."
-    ),
-]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app.command()(init)
 app.command("serve")(serve_command)
@@ -94,7 +84,7 @@ def run(
     Relative paths are relative to the current folder. RAY_ADDRESS names the Ray cluster to join, unless the recipe
     gives cluster.address; without either, a local one is started for this run.
     """
-    with told(debug):
+    with told(debug, interrupted="Interrupted. Started again, the run goes on from its last checkpoint."):
         loaded = prepared_recipe(recipe, overrides or [], name=name)
         if missing := [name for name in require_env or [] if name not in os.environ]:
             raise ConfigError(
@@ -299,14 +289,13 @@ def _run_folder(run: Path, runs_dir: Path) -> Path:
 def prepared_recipe(path: Path, overrides: list[str], *, name: str | None = None) -> Recipe:
     """Read a recipe with everything the command line and the environment add. Raises ConfigError."""
     from rlft_core.config import load_recipe
+    from rlft_core.config.load import named
 
     _log_to_stderr()
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not search the current folder by itself
         sys.path.insert(0, here)
-    # JSON is YAML: quoted, a name such as 2024 stays text.
-    extra = [f"name={json.dumps(name)}"] if name is not None else []
-    return with_ray_address(load_recipe(path, [*overrides, *extra]), os.environ)
+    return with_ray_address(load_recipe(path, named(overrides, name)), os.environ)
 
 
 def with_ray_address(recipe: Recipe, environ: Mapping[str, str]) -> Recipe:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from services.cli.options import Debug, Host, KeysFile, RunsDir
+from services.cli.told import told
+
 Models = Annotated[
     list[str],
     typer.Argument(
@@ -17,11 +20,7 @@ Names = Annotated[
     list[str] | None,
     typer.Option("--name", help="Name of a model for clients, in the order of the runs; default: as it was named."),
 ]
-Host = Annotated[str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need keys.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")]
-KeysFile = Annotated[
-    Path | None, typer.Option("--keys", help="File with entries of `rlft key`; default: the variable RLFT_API_KEYS.")
-]
 Replicas = Annotated[int, typer.Option("--replicas", min=1, help="Engines of each model.")]
 MaxReplicas = Annotated[
     int | None, typer.Option("--max-replicas", min=1, help="Up to so many, by load; default: --replicas.")
@@ -46,8 +45,6 @@ Postprocess = Annotated[
 State = Annotated[
     Path | None, typer.Option("--state", help="File that remembers promotes; default: RUNS_DIR/.serving/state.json.")
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 Checkpoint = Annotated[str, typer.Argument(metavar="RUN[:STAGE][@STEP]", help="What the model shall stand for.")]
 Url = Annotated[str, typer.Option("--url", help="Address of the service, e.g. http://127.0.0.1:8000.")]
@@ -83,8 +80,6 @@ def serve_command(
 
     RAY_ADDRESS names the Ray cluster to join; without it, one is started on this machine.
     """
-    from services.cli.main import told
-
     with told(debug):
         from services.cli.serving import ServeOptions, run_service
 
@@ -115,8 +110,6 @@ def promote_command(
     checkpoint: Checkpoint, url: Url, model: ModelName = None, percent: Percent = 100.0, debug: Debug = False
 ) -> None:
     """Let a served model stand for another checkpoint. No request fails; RLFT_API_KEY holds the key, of an admin."""
-    from services.cli.main import told
-
     with told(debug):
         from services.serving.client import ServiceClient
 
@@ -126,8 +119,6 @@ def promote_command(
 
 def rollback_command(url: Url, model: ModelName = None, debug: Debug = False) -> None:
     """Undo the last promote of a served model, or end its canary."""
-    from services.cli.main import told
-
     with told(debug):
         from services.serving.client import ServiceClient
 
@@ -141,8 +132,6 @@ def key_command(
     debug: Debug = False,
 ) -> None:
     """Make an API key. It is shown once; its entry, a hash, goes to the service."""
-    from services.cli.main import told
-
     with told(debug):
         from services.keys import VARIABLE, new_key
 

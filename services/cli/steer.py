@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlft_core.errors import ConfigError, UserError
+from services.cli.options import RunName, RunsDir
 from services.cli.told import told
 from services.control.requests import ask
 
@@ -23,8 +24,6 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="The cluster's dashboard, such as http://head:8265. Default: runs of this machine."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")]
 Answer = Annotated[bool, typer.Option("--answer", hidden=True, help="For a program: one marked line of JSON.")]
 
 _DEADLINE_S = 30.0
@@ -115,8 +114,10 @@ class _Where:
     def ask(self, verb: str, arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
         if self.address is not None:
             return self._there(verb, words)
+        from services.observe.status import AT_WORK
+
         state = self.status()["state"]
-        if state not in ("starting", "waiting", "running", "stopping"):
+        if state not in AT_WORK:
             raise UserError(f"the run {self.run} is not at work: {state}")
         return ask(self._folder(), verb, dict(arguments), deadline_s=_DEADLINE_S)
 

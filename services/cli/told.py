@@ -17,12 +17,15 @@ FAILED, MENDABLE, INTERRUPTED = 1, 2, 130
 
 
 @contextmanager
-def told(debug: bool) -> Iterator[None]:
-    """Turn rlft's own errors into a message and an exit code. Errors that rlft did not foresee keep their traceback."""
+def told(debug: bool, *, interrupted: str = "Interrupted.") -> Iterator[None]:
+    """Turn rlft's own errors into a message and an exit code. Errors that rlft did not foresee keep their traceback.
+
+    `interrupted`: what Ctrl-C is answered with.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        _say("Interrupted. Started again, the run goes on from its last checkpoint.", style="yellow")
+        _say(interrupted, style="yellow")
         raise typer.Exit(INTERRUPTED) from None
     except RunStopped as stopped:
         _say(f"Stopped: {stopped}. Started again, the run goes on from there.", style="yellow")

@@ -10,27 +10,18 @@ from typing import Annotated
 import typer
 
 from rlft_core.errors import UserError
+from services.cli.options import Debug, Host, KeysFile, RunsDir
+from services.cli.told import told
 
 
 def ui(
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; others than 127.0.0.1 need keys.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8266,
-    keys: Annotated[
-        Path | None,
-        typer.Option(
-            "--keys", help="File with an entry of `rlft key` in each line. Default: RLFT_API_KEYS, else no keys."
-        ),
-    ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", envvar="RLFT_RUNS_DIR", help="Folder that holds the runs.")
-    ] = Path("runs"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    keys: KeysFile = None,
+    runs_dir: RunsDir = Path("runs"),
+    debug: Debug = False,
 ) -> None:
     """Show runs in the browser: live curves, samples, lineage, comparisons; stop and scale them."""
-    from services.cli.told import told
-
     with told(debug):
         serve(host, port, keys, runs_dir)
 

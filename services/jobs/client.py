@@ -18,6 +18,8 @@ from rlft_core.errors import ConfigError, ResourceError
 
 RUN, RUNS_DIR, COMMAND = "rlft_run", "rlft_runs_dir", "rlft_command"
 """Keys of a job's metadata: the run's name, the folder of runs on the cluster, and how the run is started there."""
+CPUS, MEMORY = "rlft_cpus", "rlft_memory_bytes"
+"""And what is reserved for its coordinator, which Ray does not tell afterwards."""
 _NOT_READY = "No available agent"  # for some seconds after a cluster has started
 _READY_S = 60.0
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rlft_core.config import Recipe
 from rlft_core.errors import ConfigError
-from services.jobs.client import COMMAND, RUN, RUNS_DIR, Cluster, RunJob
+from services.jobs.client import COMMAND, CPUS, MEMORY, RUN, RUNS_DIR, Cluster, RunJob
 from services.jobs.package import RECIPE, pack
 
 SOURCE = "source"
@@ -52,8 +52,15 @@ def submit(cluster: Cluster, request: Request, base_dir: Path) -> RunJob:
     command = run_command(request)
     with tempfile.TemporaryDirectory(prefix="rlft-job-") as folder:
         pack(request.recipe_file, request.recipe, base_dir, Path(folder))
+        metadata = {
+            RUN: name,
+            RUNS_DIR: request.runs_dir,
+            COMMAND: command,
+            CPUS: str(request.num_cpus),
+            MEMORY: str(request.memory_bytes),
+        }
         environment = {"working_dir": folder, "env_vars": dict(request.variables or {})}
-        return _handed_in(cluster, name, request.runs_dir, command, command, 1, request, environment)
+        return _handed_in(cluster, metadata, command, 1, environment)
 
 
 def resume(cluster: Cluster, name: str) -> RunJob:
@@ -66,7 +73,7 @@ def resume(cluster: Cluster, name: str) -> RunJob:
     folder = shlex.quote(runs_dir) if runs_dir else f'"${RUNS_VARIABLE}"'
     entrypoint = f"cd {folder}/{name}/{SOURCE} && {command}"
     environment = {"env_vars": dict((before.runtime_env or {}).get("env_vars", {}))}
-    return _handed_in(cluster, name, runs_dir, command, entrypoint, last.attempt + 1, None, environment)
+    return _handed_in(cluster, last.metadata, entrypoint, last.attempt + 1, environment)
 
 
 def run_command(request: Request) -> str:
@@ -130,21 +137,14 @@ def keep_source(here: Path, run: Path) -> None:
 
 
 def _handed_in(
-    cluster: Cluster,
-    name: str,
-    runs_dir: str,
-    command: str,
-    entrypoint: str,
-    attempt: int,
-    request: Request | None,
-    environment: Mapping[str, object],
+    cluster: Cluster, metadata: Mapping[str, str], entrypoint: str, attempt: int, environment: Mapping[str, object]
 ) -> RunJob:
     cluster.submit(
-        f"rlft-{name}-{attempt}",
+        f"rlft-{metadata[RUN]}-{attempt}",
         entrypoint,
         runtime_env=dict(environment),
-        metadata={RUN: name, RUNS_DIR: runs_dir, COMMAND: command},
-        entrypoint_num_cpus=request.num_cpus if request else 0.0,
-        entrypoint_memory=request.memory_bytes if request else 0,
+        metadata=dict(metadata),
+        entrypoint_num_cpus=float(metadata[CPUS]),
+        entrypoint_memory=int(metadata[MEMORY]),
     )
-    return cluster.newest(name)
+    return cluster.newest(metadata[RUN])
