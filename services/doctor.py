@@ -156,6 +156,8 @@ def check_cores(facts: Facts) -> Check:
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     features = [flag for flag in known if flag in facts.cpu_flags]
     found = f"{facts.cores:g}" + (f" ({', '.join(features)})" if features else "")
+    if not facts.quick_in_bfloat16:
+        found += "; no AVX-512, so models are computed in float32, and more slowly"
     if facts.cores < 2:
         return Check("cores", "warn", found, "An engine and a learner share one core: expect half the speed or less.")
     return Check("cores", "ok", found)

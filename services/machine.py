@@ -85,6 +85,12 @@ class Facts:
     default_model_dir: Path
     embedding_model_installed: bool
 
+    @property
+    def quick_in_bfloat16(self) -> bool:
+        """Whether products of bfloat16 matrices are quick: on a GPU, or with AVX-512. A processor that says nothing of itself is
+        taken to be."""
+        return bool(self.gpus) or not self.cpu_flags or "avx512f" in self.cpu_flags
+
 
 def facts(*, run_dir: Path = Path("runs"), cache_dir: Path | None = None) -> Facts:
     """Look at this machine. `run_dir` is where runs will be written, `cache_dir` overrides the model cache."""

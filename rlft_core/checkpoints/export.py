@@ -1,6 +1,7 @@
 """A tuned model as a plain Hugging Face folder that transformers and vLLM load.
 
-Adapters are merged into the weights. Written aside and renamed, with a manifest, like a checkpoint.
+Adapters are merged into the weights, and stand beside them in a folder `adapter`. Written aside and renamed, with a manifest,
+like a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from rlft_core.checkpoints.adapter import ADAPTER, Adapter
 from rlft_core.checkpoints.folder import disk_error, is_complete, sync_folder, write_manifest
 from rlft_core.checkpoints.state import whole
 from rlft_core.models.policy import Policy
@@ -44,8 +46,12 @@ def write_model(
     dtype: torch.dtype,
     *,
     facts: RewardFacts | None = None,
+    adapter: Adapter | None = None,
 ) -> Path:
-    """Write weights, configuration, tokenizer, and a reward model's facts. Raises ResourceError when the disk is full."""
+    """Write weights, configuration, tokenizer, a reward model's facts, and the adapter that was merged.
+
+    Raises ResourceError when the disk is full.
+    """
     aside = folder.parent / f".writing-{folder.name}-{os.getpid()}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -58,8 +64,10 @@ def write_model(
         tokenizer.save_pretrained(aside)
         if facts is not None:
             facts.write(aside)
+        if adapter is not None:
+            adapter.write(aside / ADAPTER, dtype)
         for file in aside.rglob("*"):
-            file.chmod(0o644)
+            file.chmod(0o755 if file.is_dir() else 0o644)
         write_manifest(aside)
         if folder.exists():
             shutil.rmtree(folder)

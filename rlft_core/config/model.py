@@ -36,8 +36,10 @@ class ModelConfig(Strict):
 
     name: str = "default"
     """`default` (the bundled SmolLM2-135M-Instruct), a folder, or a hub id such as `org/name`."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the engines and of the learner's matrix products. Master weights are always float32."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the engines and of the learner's matrix products; master weights are always float32. `auto`: bfloat16, but
+    float32 on a machine without a GPU whose processor has no instructions for bfloat16 (no AVX-512): there it would be many
+    times slower. A run that has begun keeps what it began with."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
     max_length: PositiveInt = 512

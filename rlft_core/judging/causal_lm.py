@@ -15,7 +15,7 @@ from rlft_core.judging.protocol import Comparison, Verdict
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate, load_template
 from rlft_core.models.attention import attention_kind, to_device
-from rlft_core.models.compute import Compute
+from rlft_core.models.compute import Compute, quick_dtype
 from rlft_core.models.loading import load_lm, load_tokenizer, round_matrices
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
@@ -39,16 +39,18 @@ class CausalLmJudge:
         *,
         template: JudgeTemplate | None = None,
         principles: Sequence[str] | None = None,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         trust_remote_code: bool = False,
     ) -> CausalLmJudge:
-        """A model folder or hub id; `dtype` is that of its matrix products; `principles`: all of the template's, if not given.
+        """A model folder or hub id; `dtype` is that of its matrix products, by default what is quick here; `principles`: all of
+        the template's, if not given.
 
         Raises ModelError, ConfigError, or JudgeError when a label is no single token of its tokenizer.
         """
         template = template or load_template(DEFAULT_TEMPLATE)
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or quick_dtype(device)
         attention = attention_kind(device)
         model = Policy(load_lm(source, attention=attention, trust_remote_code=trust_remote_code)).to(device)
         model.requires_grad_(False)

@@ -14,6 +14,12 @@ from rlft_core.models.attention import FLEX_BLOCK, AttentionKind
 _ROW_MULTIPLE = 8
 
 
+def quick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, or float32 on a processor that has no instructions for bfloat16: its products would be many times slower."""
+    slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.float32 if slow else torch.bfloat16
+
+
 @dataclass(frozen=True, slots=True)
 class Compute:
     """How rows are computed: device, precision of matrix products, packing and its token budgets.

@@ -59,6 +59,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
         name=recipe.name,
         model=model.name,
         num_parameters=model.size.num_parameters if model.size else None,
+        dtype=recipe.model.dtype,
         num_rows={side: len(rows) for side, rows in sides.items()},
         prompt_tokens=lengths,
         stages=stages,

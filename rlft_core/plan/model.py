@@ -13,7 +13,7 @@ from rlft_core.models.cache import MANIFEST, cache_root
 from rlft_core.models.default_model import DEFAULT_MODEL, DEFAULT_MODEL_NAME, resolve_model
 from rlft_core.models.size import ModelSize, model_size
 
-VALUE_BYTES = {"bfloat16": 2, "float32": 4}
+VALUE_BYTES = {"auto": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)

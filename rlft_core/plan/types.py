@@ -81,6 +81,7 @@ class Plan:
     name: str
     model: str
     num_parameters: int | None
+    dtype: str
     num_rows: Mapping[str, int]
     prompt_tokens: Mapping[str, PromptLengths]
     stages: tuple[StagePlan, ...]

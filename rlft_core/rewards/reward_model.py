@@ -20,7 +20,7 @@ from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.data.encode import encode_prompt, encode_target
 from rlft_core.errors import ConfigError, ResourceError
 from rlft_core.models.attention import attention_kind, to_device
-from rlft_core.models.compute import Compute
+from rlft_core.models.compute import Compute, quick_dtype
 from rlft_core.models.loading import load_tokenizer, round_matrices
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.reward_model import END, RewardFacts, RewardModel, load_classifier
@@ -64,8 +64,8 @@ class RewardModelReward:
         packing = why_not_packable(model, attention=attention, max_row_tokens=config.max_batch_tokens) is None
         # Weights that were saved in half precision are numbers of half precision: nothing is lost by rounding.
         half = bool((model.head.weight.bfloat16() == model.head.weight).all())
-        dtype = torch.bfloat16 if half else torch.float32
-        if half:
+        dtype = quick_dtype(device) if half else torch.float32
+        if dtype != torch.float32:
             round_matrices(model.backbone, dtype)
         compute = Compute(device, dtype, attention, packing, config.max_batch_tokens, config.max_batch_tokens)
         tokenizer = load_tokenizer(config.model)

@@ -4,7 +4,8 @@
     last-mile:sft        another stage, or a reward model
     last-mile:ppo@40     what the stage had learned by step 40, from its checkpoint
 
-Only what was written completely is found: a folder whose manifest does not agree with its files is never served.
+Only what was written completely is found: a folder whose manifest does not agree with its files is never served. What was
+trained as an adapter is found as one, unless it is wanted merged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import json
 import re
 from pathlib import Path
 
+from rlft_core.checkpoints.adapter import ADAPTER, facts_of, is_adapter
 from rlft_core.checkpoints.export import is_model
 from rlft_core.checkpoints.folder import is_complete, step_of, steps
 from rlft_core.config.recipe import PolicyStage, Recipe
 from rlft_core.config.rewards import REWARD_FACTS
 from rlft_core.config.stages import RewardModelStage
-from rlft_core.errors import CheckpointError, ConfigError
-from rlft_core.serving.steps import export_step
+from rlft_core.errors import CheckpointError, ConfigError, ModelError
+from rlft_core.serving.steps import export_adapter, export_step, start_of_stage
 from rlft_core.serving.types import Checkpoint, Kind, Spec
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -45,8 +47,8 @@ def check_model_name(name: str) -> str:
     return name
 
 
-def find_checkpoint(spec: Spec, runs_dir: Path, exports_dir: Path) -> Checkpoint:
-    """The folder that is meant. A step's weights are put together in `exports_dir`, once.
+def find_checkpoint(spec: Spec, runs_dir: Path, exports_dir: Path, *, merged: bool = False) -> Checkpoint:
+    """The folder that is meant. A step's weights are put together in `exports_dir`, once. `merged`: no adapter, whole weights.
 
     Raises ConfigError for a run, stage or step that is not there, and CheckpointError for one that is not complete.
     """
@@ -59,23 +61,53 @@ def find_checkpoint(spec: Spec, runs_dir: Path, exports_dir: Path) -> Checkpoint
     kind: Kind = "reward" if isinstance(recipe.stage(stage), RewardModelStage) else "policy"
     label = f"{spec.run}:{stage}" + ("" if spec.step is None else f"@{spec.step}")
     home = folder / "stages" / stage
-    model = home / "model" if spec.step is None else _of_step(spec, recipe, stage, folder, exports_dir)
+    as_adapter = kind == "policy" and recipe.model.lora is not None and not merged
+    if spec.step is None:
+        model = home / "model"
+    else:
+        model = _of_step(spec, recipe, stage, folder, exports_dir, as_adapter=as_adapter)
     if not is_model(model):
         told = "was not written completely, or has changed since" if model.is_dir() else "is not there yet"
         raise CheckpointError(f"{label}: the model {model} {told}; it is not served. Run the recipe to its end")
     if kind == "reward" and not (model / REWARD_FACTS).is_file():
         raise CheckpointError(f"{label}: {model} has no {REWARD_FACTS}, so its scores mean nothing; train it again")
     options, prompt = recipe.model, recipe.data.prompt
+    adapter, base, rank = _adapter(model, recipe, stage, folder) if as_adapter else (None, "", 0)
     return Checkpoint(
         label=label,
-        folder=str(model.absolute()),
+        folder=str((adapter or model).absolute()),
         kind=kind,
         max_length=options.max_length,
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
         system=prompt.system,
         template=prompt.template,
+        base=base,
+        rank=rank,
     )
+
+
+def _adapter(model: Path, recipe: Recipe, stage: str, folder: Path) -> tuple[Path | None, str, int]:
+    """The adapter's folder, its base and its rank; no folder where only merged weights are there, or the base is not."""
+    adapter = model if is_adapter(model) else model / ADAPTER
+    if not is_adapter(adapter):
+        return None, "", 0
+    written, rank = facts_of(adapter)
+    try:
+        start = start_of_stage(recipe, stage, written, folder)
+        base = str(start.absolute()) if start is not None else _hub_id(recipe, written)
+    except ModelError:  # the recipe names a folder that is gone
+        base = ""
+    if base:
+        return adapter, base, rank
+    if adapter == model:
+        raise CheckpointError(f"{adapter} is an adapter of {written}, which is not there any more")
+    return None, "", 0  # the merged weights are whole without the base
+
+
+def _hub_id(recipe: Recipe, written: str) -> str:
+    """A base that is no folder is one that the engine finds as the run did."""
+    return written if written == recipe.model.name else ""
 
 
 def _stage(spec: Spec, recipe: Recipe, folder: Path) -> str:
@@ -95,7 +127,7 @@ def _stage(spec: Spec, recipe: Recipe, folder: Path) -> str:
     return found[-1]
 
 
-def _of_step(spec: Spec, recipe: Recipe, stage: str, folder: Path, exports_dir: Path) -> Path:
+def _of_step(spec: Spec, recipe: Recipe, stage: str, folder: Path, exports_dir: Path, *, as_adapter: bool) -> Path:
     config, home = recipe.stage(stage), folder / "stages" / stage
     if isinstance(config, RewardModelStage):
         raise ConfigError(
@@ -107,7 +139,8 @@ def _of_step(spec: Spec, recipe: Recipe, stage: str, folder: Path, exports_dir: 
             raise CheckpointError(
                 f"{spec.run}:{stage}@{spec.step}: this checkpoint was not written completely; it is not served"
             )
-        return export_step(recipe, stage, checkpoints[spec.step], folder, exports_dir / spec.run / stage)
+        export = export_adapter if as_adapter else export_step
+        return export(recipe, stage, checkpoints[spec.step], folder, exports_dir / spec.run / stage)
     assert isinstance(config, PolicyStage)
     # The last step's result is the model itself, unless an earlier one was better.
     if spec.step == config.num_steps and is_model(home / "model") and not (home / "best").is_dir():

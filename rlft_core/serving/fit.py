@@ -21,11 +21,14 @@ _TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 _NOT_THE_NETWORK = {"_name_or_path", "_model_name_or_path", "transformers_version", "use_cache", "architectures"}
 
 
-def check_fit(new: Checkpoint, served: Checkpoint) -> None:
-    """Raises CheckpointError naming the first thing in which they differ."""
+def check_fit(new: Checkpoint, served: Checkpoint, *, max_rank: int = 0) -> None:
+    """Raises CheckpointError naming the first thing in which they differ. `max_rank`: for how large an adapter there is room."""
     if new.kind != served.kind:
         raise CheckpointError(f"{new.label} is a {new.kind} model and {served.label} a {served.kind} model")
-    told = _difference(Path(new.folder), Path(served.folder))
+    if new.base or served.base:
+        told = _other_adapter(new, served, max_rank)
+    else:
+        told = _difference(Path(new.folder), Path(served.folder))
     if told is None and new.dtype != served.dtype:
         told = f"its precision is {new.dtype}, not {served.dtype}"
     if told is not None:
@@ -38,6 +41,15 @@ def check_fit(new: Checkpoint, served: Checkpoint) -> None:
 def num_weight_bytes(folder: Path) -> int:
     """Bytes of a model's weights."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _other_adapter(new: Checkpoint, served: Checkpoint, max_rank: int) -> str | None:
+    if new.base != served.base:
+        mine, theirs = (f"an adapter of {one.base}" if one.base else "a whole model" for one in (new, served))
+        return f"it is {mine}, not {theirs}"
+    if new.rank > max_rank:
+        return f"its rank is {new.rank}, and the engine has room for {max_rank}"
+    return None
 
 
 def _difference(new: Path, served: Path) -> str | None:

@@ -32,6 +32,11 @@ class Served:
     canary: Checkpoint | None = None
     percent: float = 0.0
 
+    @property
+    def largest_rank(self) -> int:
+        """Of the adapters that it stands for or may be rolled back to; 0 for whole weights."""
+        return max(one.rank for one in (self.current, *self.history, *([self.canary] if self.canary else [])))
+
     def promoted(self, new: Checkpoint) -> Served:
         """With `new` for all requests; what was current can be rolled back to."""
         history = self.history if new == self.current else (*self.history, self.current)[-_KEPT:]
@@ -86,17 +91,28 @@ def resumed(fresh: Served, before: Served | None) -> tuple[Served, str | None]:
 
     if before is None or before.origin != fresh.origin:
         return fresh, None
-    complete = is_complete(Path(before.current.folder))
+    if before.current.base != fresh.current.base:
+        told = (
+            f"{before.current.label}, promoted before, was another form of its weights: {fresh.current.label} is served"
+        )
+        return fresh, told if before.current.label != fresh.current.label else None
+    complete = is_complete(_home(before.current))
     if not complete:
         return (
             fresh,
             f"{before.current.label}, promoted before, is not complete any more: {fresh.current.label} is served",
         )
-    canary = before.canary if before.canary is not None and is_complete(Path(before.canary.folder)) else None
+    canary = before.canary if before.canary is not None and is_complete(_home(before.canary)) else None
     kept = replace(before, canary=canary, percent=before.percent if canary else 0.0)
     if kept.current == fresh.current:
         return kept, None
     return kept, f"model '{kept.name}' stands for {kept.current.label}, which was promoted; rlft rollback undoes it"
+
+
+def _home(checkpoint: Checkpoint) -> Path:
+    """The folder with the manifest: an adapter may lie in that of the model into which it was merged."""
+    folder = Path(checkpoint.folder)
+    return folder.parent if checkpoint.base and not (folder / "manifest.json").is_file() else folder
 
 
 def _parsed(entry: dict[str, object]) -> Served:

@@ -21,7 +21,8 @@ class Spec:
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model folder that can be served. `label` is RUN:STAGE or RUN:STAGE@STEP; `max_length` in tokens; `system` and
-    `template` are how it was asked in training."""
+    `template` are how it was asked in training. With a `base`, a model folder or hub id, the folder is an adapter of that
+    `rank` for it."""
 
     label: str
     folder: str
@@ -31,6 +32,8 @@ class Checkpoint:
     trust_remote_code: bool = False
     system: str | None = None
     template: str = "{input}"
+    base: str = ""
+    rank: int = 0
 
     @staticmethod
     def parse(content: Mapping[str, Any]) -> Checkpoint:

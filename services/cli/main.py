@@ -85,7 +85,7 @@ def run(
     gives cluster.address; without either, a local one is started for this run.
     """
     with told(debug, interrupted="Interrupted. Started again, the run goes on from its last checkpoint."):
-        loaded = prepared_recipe(recipe, overrides or [], name=name)
+        loaded = prepared_recipe(recipe, overrides or [], runs_dir, name=name)
         if missing := [name for name in require_env or [] if name not in os.environ]:
             raise ConfigError(
                 f"the nodes of the cluster lack {', '.join(missing)}, which --env asked for; set them there"
@@ -117,7 +117,7 @@ def check(
 ) -> None:
     """Check a recipe, its data, rewards and model, and show the plan. Starts nothing."""
     with told(debug):
-        loaded = prepared_recipe(recipe, overrides or [])
+        loaded = prepared_recipe(recipe, overrides or [], runs_dir)
         from rlft_core.plan import make_plan
         from services.cli.show_plan import plan_console, show_plan
 
@@ -140,7 +140,7 @@ def negatives(
 ) -> None:
     """Show the bad outputs that a recipe's reward model learns from, and how many each kind gives. Starts nothing."""
     with told(debug):
-        loaded = prepared_recipe(recipe, overrides or [])
+        loaded = prepared_recipe(recipe, overrides or [], runs_dir)
         from services.cli.negatives import show_negatives
 
         show_negatives(loaded, stage_name=stage, num_shown=show, base_dir=Path.cwd(), runs_dir=runs_dir)
@@ -286,16 +286,19 @@ def _run_folder(run: Path, runs_dir: Path) -> Path:
     return run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
 
 
-def prepared_recipe(path: Path, overrides: list[str], *, name: str | None = None) -> Recipe:
-    """Read a recipe with everything the command line and the environment add. Raises ConfigError."""
+def prepared_recipe(path: Path, overrides: list[str], runs_dir: Path, *, name: str | None = None) -> Recipe:
+    """Read a recipe with everything the command line, the environment and this machine add. Raises ConfigError."""
     from rlft_core.config import load_recipe
     from rlft_core.config.load import named
+    from services.machine import facts
+    from services.pipeline.precision import with_precision
 
     _log_to_stderr()
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not search the current folder by itself
         sys.path.insert(0, here)
-    return with_ray_address(load_recipe(path, named(overrides, name)), os.environ)
+    recipe = with_ray_address(load_recipe(path, named(overrides, name)), os.environ)
+    return with_precision(recipe, runs_dir=runs_dir, quick=facts(run_dir=runs_dir).quick_in_bfloat16)
 
 
 def with_ray_address(recipe: Recipe, environ: Mapping[str, str]) -> Recipe:

@@ -42,6 +42,10 @@ Postprocess = Annotated[
     list[str] | None,
     typer.Option("--postprocess", metavar="STEP=VALUE", help="Cut answers, e.g. first_line=true. Repeatable."),
 ]
+Merge = Annotated[
+    bool,
+    typer.Option("--merge", help="Merge adapters into their base: an engine for each, and somewhat quicker answers."),
+]
 State = Annotated[
     Path | None, typer.Option("--state", help="File that remembers promotes; default: RUNS_DIR/.serving/state.json.")
 ]
@@ -72,6 +76,7 @@ def serve_command(
     requests_per_minute: PerMinute = 0,
     tokens_per_minute: TokensPerMinute = 0,
     postprocess: Postprocess = None,
+    merge: Merge = False,
     state: State = None,
     runs_dir: RunsDir = Path("runs"),
     debug: Debug = False,
@@ -102,6 +107,7 @@ def serve_command(
             postprocess=tuple(postprocess or ()),
             state=state or runs_dir / ".serving" / "state.json",
             runs_dir=runs_dir,
+            merge=merge,
         )
         run_service(options)
 

@@ -20,6 +20,7 @@ from services.cluster.placement import share_of_cores
 from services.keys import read_keys
 from services.machine import facts
 from services.serving.app import ServiceConfig
+from services.serving.routes import pools_of
 from services.serving.run import check_address, check_memory, served_models, service, wait_for_signal
 from services.serving.settings import EngineOptions, FrontOptions, Scaling
 
@@ -46,6 +47,7 @@ class ServeOptions:
     postprocess: tuple[str, ...]
     state: Path
     runs_dir: Path
+    merge: bool = False
 
 
 def run_service(options: ServeOptions) -> None:
@@ -60,7 +62,8 @@ def run_service(options: ServeOptions) -> None:
     say("Starting; an engine takes about half a minute.", "dim")
     with service(config, ClusterConfig(address=address), options.host, options.port) as url:
         for served in config.models:
-            say(f"{served.name}: {served.current.label} ({served.current.kind})", "green")
+            how = f", an adapter of {served.current.base}" if served.current.base else ""
+            say(f"{served.name}: {served.current.label} ({served.current.kind}{how})", "green")
         say(f"Serving at {url}/v1 - Ctrl-C ends it when its requests are answered.", "green")
         wait_for_signal()
         say("Ending: requests in work are finished first.", "dim")
@@ -72,7 +75,7 @@ def prepared(options: ServeOptions, say: Callable[[str], None]) -> ServiceConfig
     check_address(options.host, options.port, keys)
     cut = postprocess_of(options.postprocess)
     state = options.state.absolute()
-    models = served_models(options.models, options.names, options.runs_dir.absolute(), state, say)
+    models = served_models(options.models, options.names, options.runs_dir.absolute(), state, say, merged=options.merge)
     here = facts(run_dir=options.runs_dir)
     front = FrontOptions(
         keys=keys,
@@ -87,7 +90,7 @@ def prepared(options: ServeOptions, say: Callable[[str], None]) -> ServiceConfig
         kv_cache_mb=options.kv_cache_mb,
         tensor_parallel=options.tensor_parallel,
         on_gpu=bool(here.gpus),
-        num_threads=share_of_cores(max(1, options.min_replicas) * len(models)),
+        num_threads=share_of_cores(max(1, options.min_replicas) * len(pools_of(models))),
     )
     config = ServiceConfig(
         models=models,

@@ -27,7 +27,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     """Print the model, the rows, the stages, the processes, and what is worth knowing."""
     parameters = f", {plan.num_parameters / 1e6:,.0f} M parameters" if plan.num_parameters else ""
     console.print(Text.assemble(("Run    ", "dim"), (plan.name, "bold")))
-    console.print(Text.assemble(("Model  ", "dim"), f"{plan.model}{parameters}"))
+    console.print(Text.assemble(("Model  ", "dim"), f"{plan.model}{parameters}, {plan.dtype}"))
     console.print(Text.assemble(("Rows   ", "dim"), ", ".join(_side(plan, side) for side in plan.num_rows)))
     console.print()
     console.print(_stages(plan))

@@ -7,11 +7,9 @@ take part, because sharded weights are gathered; rank 0 publishes. The refs of t
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import ray
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rlft_core.batching.packing import number_tokens
+from rlft_core.checkpoints.adapter import adapter_of
 from rlft_core.checkpoints.export import full_weights
 from rlft_core.checkpoints.state import whole
 from rlft_core.models.compute import Compute
@@ -77,17 +76,14 @@ class Publisher:
         return manifest, [*old_refs, *new_refs]
 
     def _adapter(self, version: int) -> tuple[Manifest, list[ray.ObjectRef]]:
-        from peft import get_peft_model_state_dict
-
-        lm: Any = self._policy.lm
-        named = {name: whole(t).detach() for name, t in get_peft_model_state_dict(lm).items()}
-        parameters, refs, num_bytes = self._store(named, version)
-        config = lm.peft_config["default"].to_dict()
-        text = json.dumps({k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}, default=str)
+        adapter = adapter_of(self._policy)
+        assert adapter is not None
+        parameters, refs, num_bytes = self._store(adapter.weights, version)
+        text = adapter.config_text
         return Manifest(version, _name(self._dtype), parameters, num_bytes, "adapter", text), list(refs)
 
     def _store(
-        self, named: dict[str, Tensor], version: int
+        self, named: Mapping[str, Tensor], version: int
     ) -> tuple[tuple[Parameter, ...], tuple[ray.ObjectRef, ...], int]:
         if self._collective.rank != 0 or not named:
             return (), (), 0

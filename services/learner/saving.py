@@ -15,6 +15,7 @@ from torch import nn
 
 from rlft_core.checkpoints import folder as checkpoints
 from rlft_core.checkpoints import state as saved
+from rlft_core.checkpoints.adapter import adapter_of
 from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.checkpoints.folder import sync_folder
 from rlft_core.config.recipe import Recipe, TrainingStage
@@ -118,10 +119,10 @@ def _settled(mailbox: Any, collective: Collective) -> bool:
 
 def export(job: Job, policy: Policy, rank: int, name: str = MODEL) -> None:
     """Write the tuned model as a Hugging Face folder, by default as the stage's result. A collective."""
-    weights = full_weights(policy)
+    weights, adapter = full_weights(policy), adapter_of(policy)
     if rank == 0:
         tokenizer = load_tokenizer(job.start, trust_remote_code=job.recipe.model.trust_remote_code)
-        write_model(Path(job.folder, name), policy, weights, tokenizer, dtype_of(job.recipe))
+        write_model(Path(job.folder, name), policy, weights, tokenizer, dtype_of(job.recipe), adapter=adapter)
 
 
 def promote(folder: Path, name: str) -> None:

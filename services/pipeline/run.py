@@ -60,6 +60,7 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
     `fresh` moves earlier results of this run aside first. Raises UserError for what a person can mend and ServiceError
     for what failed while running; the run can be started again and goes on where it stopped.
     """
+    assert recipe.model.dtype != "auto", "the caller settles it (services.pipeline.precision)"
     transformers_logging.disable_progress_bar()  # a bar for each load of weights tells nobody anything
     # Ray sets the workers' directory; their paths must not depend on it.
     folder = (runs_dir / recipe.name).absolute()

@@ -15,8 +15,8 @@ from services.rollout.actor import RolloutActor
 from services.rollout.engine import EngineSettings
 from services.rollout.fleet import Fleet
 from services.rollout.member import FleetLimits
+from services.weights.adapter_room import room_for
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _MAX_CONCURRENT_CALLS = 10_000
 
 
@@ -75,5 +75,5 @@ def engine_settings(recipe: Recipe, rollout: RolloutConfig, model: str, *, on_gp
         enforce_eager=(not on_gpu) if rollout.enforce_eager is None else rollout.enforce_eager,
         on_gpu=on_gpu,
         trust_remote_code=recipe.model.trust_remote_code,
-        lora_rank=next(r for r in _LORA_RANKS if r >= rank) if rank else 0,
+        lora_rank=room_for(rank) if rank else 0,
     )

@@ -1,13 +1,14 @@
 """The Serve application: a gateway, a registry, and for every model a pool of replicas, and one for its canary.
 
-    clients ─▶ proxy of Serve ─▶ Gateway ─▶ pool of model A | canary of A | pool of model B | ...
+    clients ─▶ proxy of Serve ─▶ Gateway ─▶ pool of model A | canary of A | pool of adapters B and C | ...
                                     └─▶ Registry ◀─ every replica
 
-A canary's pool has no replica, and costs nothing, until there is a canary.
+A canary's pool has no replica, and costs nothing, until there is a canary. Adapters of one base share a pool, and its engines.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from services.cluster.placement import engine_environment, environment
 from services.serving.gateway_replica import GatewayReplica
 from services.serving.registry_replica import RegistryReplica
 from services.serving.replica import PolicyReplica, RewardReplica
-from services.serving.routes import canary_of, pool_of
+from services.serving.routes import canary_of, pools_of
 from services.serving.settings import EngineOptions, FrontOptions, Patience, Scaling
 
 _MANY = 10_000
@@ -40,26 +41,27 @@ class ServiceConfig:
 
 def application(config: ServiceConfig) -> serve.Application:
     """The deployments, bound together."""
-    pools = {pool: f"model-{k}" for k, served in enumerate(config.models) for pool in [pool_of(served.name)]}
-    pools |= {canary_of(served.name): f"model-{k}-canary" for k, served in enumerate(config.models)}
+    groups = pools_of(config.models)
+    pools = {pool: f"model-{k}" for k, pool in enumerate(groups)}
+    pools |= {canary_of(pool): f"model-{k}-canary" for k, pool in enumerate(groups)}
     quick = {"num_cpus": 0, "runtime_env": {"env_vars": environment(1)}}
     registry = serve.deployment(
         RegistryReplica, name="registry", max_ongoing_requests=_MANY, ray_actor_options=quick
     ).bind(config.models, config.runs_dir, config.state_file, config.patience, pools)
     handles = {}
-    for served in config.models:
-        for pool in (pool_of(served.name), canary_of(served.name)):
-            handles[pool] = _pool(config, served, pool, pools[pool], registry)
+    for pool, group in groups.items():
+        handles[pool] = _pool(config, group, pool, pools[pool], registry, canary=False)
+        handles[canary_of(pool)] = _pool(config, group, canary_of(pool), pools[canary_of(pool)], registry, canary=True)
     gateway = serve.deployment(
         serve.ingress()(GatewayReplica), name="gateway", max_ongoing_requests=_MANY, ray_actor_options=quick
     )
     return gateway.bind(config.front, registry, handles)
 
 
-def _pool(config: ServiceConfig, served: Served, pool: str, name: str, registry: Any) -> Any:
+def _pool(config: ServiceConfig, group: Sequence[Served], pool: str, name: str, registry: Any, *, canary: bool) -> Any:
     """The deployment of a pool, bound."""
     options = config.options
-    policy = served.current.kind == "policy"
+    policy = group[0].current.kind == "policy"
     gpus = options.tensor_parallel if policy else 1
     variables = (
         engine_environment(options.num_threads, on_gpu=options.on_gpu) if policy else environment(options.num_threads)
@@ -74,7 +76,7 @@ def _pool(config: ServiceConfig, served: Served, pool: str, name: str, registry:
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=config.patience.drain_s,
         graceful_shutdown_wait_loop_s=0.5,
-        autoscaling_config=_autoscaling(config.scaling, canary=pool != pool_of(served.name)),
+        autoscaling_config=_autoscaling(config.scaling, canary=canary),
         ray_actor_options={
             "num_cpus": 1,
             "num_gpus": gpus if options.on_gpu else 0,
@@ -82,7 +84,8 @@ def _pool(config: ServiceConfig, served: Served, pool: str, name: str, registry:
         },
     )
     if policy:
-        return deployment.bind(pool, served.name, options, config.patience, registry)
+        max_rank = max(served.largest_rank for served in group)
+        return deployment.bind(pool, max_rank, options, config.patience, registry)
     return deployment.bind(pool, options, registry)
 
 

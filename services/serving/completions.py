@@ -172,7 +172,7 @@ class Completions:
             return max(range(len(answers)), key=lambda index: scored.scores[index])
         seed = asked.body.get("seed")
         chosen: int = await self._tried(
-            lambda: self.pools.choose(pool, question, answers, seed if isinstance(seed, int) else 0)
+            lambda: self.pools.choose(pool, asked.model, question, answers, seed if isinstance(seed, int) else 0)
         )
         return chosen
 

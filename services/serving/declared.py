@@ -67,6 +67,8 @@ class DeclaredService(Strict):
     """Of each key, read and written; 0: no limit."""
     postprocess: PostprocessConfig | None = None
     """What is cut off answers."""
+    merge: bool = False
+    """Merge adapters into their base: an engine for each."""
 
 
 def build(args: dict[str, object]) -> serve.Application:
@@ -102,7 +104,7 @@ def configured(args: dict[str, object]) -> ServiceConfig:
         postprocess=told.postprocess,
     )
     return ServiceConfig(
-        models=served_models(told.models, told.names, runs_dir, state, _log.warning),
+        models=served_models(told.models, told.names, runs_dir, state, _log.warning, merged=told.merge),
         runs_dir=runs_dir,
         state_file=state,
         front=front,

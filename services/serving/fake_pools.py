@@ -52,9 +52,9 @@ class FakePools:
             if not done:
                 self.hung_up.append(pool)
 
-    async def choose(self, pool: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
+    async def choose(self, pool: str, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
         """The last one that ended."""
-        self.asked.append((pool, {"question": question, "answers": list(answers), "seed": seed}))
+        self.asked.append((pool, {"model": model, "question": question, "answers": list(answers), "seed": seed}))
         self._lose(pool)
         return max(index for index, (_, ended) in enumerate(answers) if ended)
 

@@ -33,9 +33,9 @@ class ServePools:
             if not done:
                 parts.cancel()  # whoever asked has hung up: the engine need not go on
 
-    async def choose(self, pool: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
+    async def choose(self, pool: str, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
         """As `Pools.choose`."""
-        return int(await self._call(self._handles[pool].choose.remote(question, list(answers), seed)))
+        return int(await self._call(self._handles[pool].choose.remote(model, question, list(answers), seed)))
 
     async def score(self, pool: str, question: str, answers: Sequence[str]) -> Scored:
         """As `Pools.score`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rlft_core.errors import UserError
 from rlft_core.serving.requests import error_content
 from rlft_core.serving.state import Served, write_state
 from rlft_core.serving.types import Checkpoint
-from services.serving.routes import Reply, Route, Target, canary_of, pool_of
+from services.serving.routes import Reply, Route, Target, canary_of, pools_of
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
@@ -78,11 +78,15 @@ class Registry:
         self._start_s = start_s
         self._changing: str | None = None
         self._pools: dict[str, _Pool] = {}
+        self._pool_of: dict[str, str] = {}
+        self._ranks: dict[str, int] = {}
         self.draining = False
-        for served in models:
-            self._pools[pool_of(served.name)] = _Pool(_target(served.current), silent_s)
+        for pool, group in pools_of(models).items():
+            self._pool_of |= {served.name: pool for served in group}
+            self._ranks[pool] = max(served.largest_rank for served in group)
+            self._pools[pool] = _Pool(_target({s.name: s.current for s in group}), silent_s)
             # Until there is a canary its pool has no requests and no replica; one that starts anyway holds what all hold.
-            self._pools[canary_of(served.name)] = _Pool(_target(served.canary or served.current), silent_s)
+            self._pools[canary_of(pool)] = _Pool(_target({s.name: s.canary or s.current for s in group}), silent_s)
         write_state(state_file, self._models)
 
     def start(self) -> None:
@@ -119,8 +123,9 @@ class Registry:
     def routes(self) -> list[Route]:
         """Where requests go now."""
         return [
-            Route(s.name, s.current.kind, pool_of(s.name), canary_of(s.name), s.current, s.canary, s.percent)
+            Route(s.name, s.current.kind, pool, canary_of(pool), s.current, s.canary, s.percent)
             for s in self._models.values()
+            for pool in [self._pool_of[s.name]]
         ]
 
     def overview(self) -> list[dict[str, Any]]:
@@ -140,17 +145,18 @@ class Registry:
         return await self._change(name, "back", back)
 
     async def _promoted(self, served: Served, spec: str, percent: float) -> Served:
-        new = await asyncio.to_thread(self._found, spec, served.current)
+        new = await asyncio.to_thread(self._found, spec, served)
         return served.promoted(new) if percent >= 100.0 else served.with_canary(new, percent)
 
-    def _found(self, spec: str, served: Checkpoint) -> Checkpoint:
-        """A checkpoint that can take another's place. Raises UserError."""
+    def _found(self, spec: str, served: Served) -> Checkpoint:
+        """A checkpoint that can take the place of what is served. Raises UserError."""
         # They bring torch, for which a service that starts need not wait.
         from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
         from rlft_core.serving.fit import check_fit
 
-        new = find_checkpoint(parse_spec(spec), self._runs_dir, self._state_file.parent / "exports")
-        check_fit(new, served)
+        exports, current = self._state_file.parent / "exports", served.current
+        new = find_checkpoint(parse_spec(spec), self._runs_dir, exports, merged=not current.base)
+        check_fit(new, current, max_rank=self._ranks[self._pool_of[served.name]])
         return new
 
     async def _change(self, name: str, what: str, step: Any) -> Reply:
@@ -167,6 +173,8 @@ class Registry:
                 return _refused(500, told, "not_changed")
             self._models[name] = new
             write_state(self._state_file, self._models)
+            if old.canary is not None and new.canary is None:
+                self._forget_canary(new)
             self._changing = None
             return Reply(200, self._shown(new))
         except UserError as error:
@@ -177,14 +185,16 @@ class Registry:
 
     async def _carry_out(self, old: Served, new: Served) -> str | None:
         """Have all replicas load what is new; None, or why they hold the old again."""
+        pool = self._pool_of[old.name]
         if new.canary is not None and new.canary != old.canary:
-            return await self._retarget(canary_of(old.name), new.canary, old.canary or old.current, canary=True)
+            before = old.canary or old.current
+            return await self._retarget(canary_of(pool), old.name, new.canary, before, canary=True)
         if new.current != old.current or new.history != old.history:
-            return await self._retarget(pool_of(old.name), new.current, old.current, canary=False)
+            return await self._retarget(pool, old.name, new.current, old.current, canary=False)
         return None
 
-    async def _retarget(self, pool: str, new: Checkpoint, old: Checkpoint, *, canary: bool) -> str | None:
-        self._pools[pool].target = _target(new)
+    async def _retarget(self, pool: str, name: str, new: Checkpoint, old: Checkpoint, *, canary: bool) -> str | None:
+        self._set_target(pool, name, new)
         if canary:
             self._hold_pool(pool)
         self._pools[pool].awaited = True
@@ -194,8 +204,17 @@ class Registry:
             self._pools[pool].awaited = False
         if told is None:
             return None
-        self._pools[pool].target = _target(old)
+        self._set_target(pool, name, old)
         return f"{new.label} was not taken, and {old.label} stays: {told}"
+
+    def _set_target(self, pool: str, name: str, checkpoint: Checkpoint) -> None:
+        self._pools[pool].target = _target({**self._pools[pool].target.models, name: checkpoint})
+
+    def _forget_canary(self, served: Served) -> None:
+        """Where canaries of other names go on in the same pool, its replicas need this one's no more."""
+        pool = self._pool_of[served.name]
+        if len(self._pools[pool].target.models) > 1:
+            self._set_target(canary_of(pool), served.name, served.current)
 
     def _hold_pool(self, pool: str) -> None:
         if pool not in self._held:
@@ -203,7 +222,8 @@ class Registry:
 
     def _hold_canaries(self) -> None:
         """Hold the pools of all canaries that are, and no others."""
-        wanted = {canary_of(served.name) for served in self._models.values() if served.canary is not None}
+        trying = [served.name for served in self._models.values() if served.canary is not None]
+        wanted = {canary_of(self._pool_of[name]) for name in trying}
         for pool in set(self._held) - wanted:
             self._held.pop(pool).cancel()
         for pool in wanted:
@@ -229,7 +249,7 @@ class Registry:
             await asyncio.sleep(_LOOK_S)
 
     def _shown(self, served: Served) -> dict[str, Any]:
-        now = time.monotonic()
+        now, pool = time.monotonic(), self._pool_of[served.name]
         return {
             "model": served.name,
             "kind": served.current.kind,
@@ -237,8 +257,9 @@ class Registry:
             "before": [checkpoint.label for checkpoint in served.history],
             "canary": None if served.canary is None else served.canary.label,
             "percent": served.percent,
-            "replicas": self._replicas(pool_of(served.name), now),
-            "canary_replicas": self._replicas(canary_of(served.name), now),
+            "shares_engines_with": [name for name in self._pools[pool].target.models if name != served.name],
+            "replicas": self._replicas(pool, now),
+            "canary_replicas": self._replicas(canary_of(pool), now),
             "changing": self._changing,
         }
 
@@ -250,8 +271,8 @@ class Registry:
         ]
 
 
-def _target(checkpoint: Checkpoint) -> Target:
-    return Target(time.time_ns(), checkpoint)
+def _target(models: Mapping[str, Checkpoint]) -> Target:
+    return Target(time.time_ns(), models)
 
 
 def _refused(status: int, message: str, code: str) -> Reply:

@@ -48,8 +48,8 @@ class Pools(Protocol):
     def ask(self, pool: str, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
         """A request for completions: a Head, then pieces of the body."""
 
-    async def choose(self, pool: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
-        """Which of some answers is the best by the model's own judgement. Answers are texts, and whether they ended."""
+    async def choose(self, pool: str, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
+        """Which of some answers is the best by the judgement of the pool's `model`. Answers are texts, and whether they ended."""
 
     async def score(self, pool: str, question: str, answers: Sequence[str]) -> Scored:
         """What a reward model thinks of some answers."""

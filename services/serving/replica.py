@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -20,7 +21,6 @@ from rlft_core.errors import EngineError, RlftError, ServiceError
 from rlft_core.judging.causal_lm import DEFAULT_TEMPLATE
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import load_template
-from rlft_core.serving.types import Checkpoint
 from services.serving.asgi import Head
 from services.serving.choosing import best_answer
 from services.serving.relay import Scored
@@ -57,8 +57,8 @@ class _Replica:
     def _dead(self) -> bool:
         return False
 
-    async def _exchange(self, checkpoint: Checkpoint) -> None:
-        """Hold another checkpoint from now on. Raises RlftError, and then holds the old one."""
+    async def _exchange(self, target: Target) -> None:
+        """Hold other checkpoints from now on. Raises RlftError, and then holds the old ones."""
         raise AssertionError("each kind has its own")
 
     async def _wanted(self) -> Target:
@@ -84,57 +84,49 @@ class _Replica:
 
     async def _swap(self, target: Target) -> None:
         try:
-            await self._exchange(target.checkpoint)
+            await self._exchange(target)
             self._version = target.version
         except RlftError as error:
             await self._registry.failed.remote(self._pool, self._name, target.version, str(error))
 
 
 class PolicyReplica(_Replica):
-    """One engine of a policy that clients know as `model`."""
+    """One engine of a pool: of one policy, or of all that are adapters of one base, of ranks up to `max_rank`."""
 
-    async def __init__(self, pool: str, model: str, options: EngineOptions, patience: Patience, registry: Any) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, pool: str, max_rank: int, options: EngineOptions, patience: Patience, registry: Any
+    ) -> None:
         # vLLM's import takes seconds: only a replica of this kind waits for it.
-        from services.serving.engine import ServingEngine
+        from services.serving.engine import ServingEngine, longest
 
         super().__init__(pool, registry)
         self._patience = patience
-        self._options = options
         target = await self._wanted()
-        self._engine = await ServingEngine.start(model, target.checkpoint, options)
+        self._engine = await ServingEngine.start(target.models, options, max_rank=max_rank)
+        self._max_length = longest(target.models, options)
         self._questioner: Questioner | None = None
         self._follow()
 
     async def ask(self, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
         """A request of OpenAI's protocol: a head, then pieces of the body."""
-        head: Head | None = None
         async for part in self._engine.ask(path, body):
-            if isinstance(part, Head):
-                head = part
-                continue
-            if head is not None:
-                # Only now is it sure whose weights answer: the request may have waited for a swap.
-                yield Head(int(head.status), head.media_type, self._engine.checkpoint.label)
-                head = None
             yield part
-        if head is not None:
-            yield Head(int(head.status), head.media_type, self._engine.checkpoint.label)
 
-    async def choose(self, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
+    async def choose(self, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
         """Which answer is the best by this model's own judgement, in a tournament."""
         if self._questioner is None:
-            length = self._options.max_length or self._engine.checkpoint.max_length
             template = load_template(DEFAULT_TEMPLATE)
             # One place is the label's.
-            self._questioner = Questioner.of(template, Tokens(self._engine.tokenizer), max_length=length - 1)
-        return await best_answer(question, answers, seed, self._questioner, self._engine.label_logprobs)
+            self._questioner = Questioner.of(template, Tokens(self._engine.tokenizer), max_length=self._max_length - 1)
+        ask = partial(self._engine.label_logprobs, model)
+        return await best_answer(question, answers, seed, self._questioner, ask)
 
     @property
     def _dead(self) -> bool:
         return self._engine.dead
 
-    async def _exchange(self, checkpoint: Checkpoint) -> None:
-        await self._engine.swap(checkpoint, wait_s=self._patience.swap_s / 2)
+    async def _exchange(self, target: Target) -> None:
+        await self._engine.hold(target.models, wait_s=self._patience.swap_s / 2)
 
 
 class RewardReplica(_Replica):
@@ -154,6 +146,6 @@ class RewardReplica(_Replica):
         """What the model thinks of some answers to one question."""
         return await self._scorer.score(question, answers)
 
-    async def _exchange(self, checkpoint: Checkpoint) -> None:
+    async def _exchange(self, target: Target) -> None:
         # What runs goes on with the old one.
-        self._scorer = await asyncio.to_thread(self._kind, checkpoint, self._options)
+        self._scorer = await asyncio.to_thread(self._kind, target.checkpoint, self._options)

@@ -1,20 +1,31 @@
-"""What registry, gateway and replicas tell each other. Values only."""
+"""What registry, gateway and replicas tell each other. Values only.
+
+A pool is the replicas of one model name, or of several that are adapters of one base: these share every engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlft_core.serving.state import Served
 from rlft_core.serving.types import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the replicas of a pool shall hold. A later target has a higher version, also after a restart."""
+    """What the replicas of a pool shall hold: the checkpoint of every name that they answer to. A later target has a higher
+    version, also after a restart."""
 
     version: int
-    checkpoint: Checkpoint
+    models: Mapping[str, Checkpoint]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Of a pool that answers to one name."""
+        (found,) = self.models.values()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +49,17 @@ class Reply:
     content: Mapping[str, Any]
 
 
-def pool_of(model: str) -> str:
-    """The pool of a model's replicas."""
-    return model
+def pools_of(models: Sequence[Served]) -> dict[str, tuple[Served, ...]]:
+    """The names that each pool answers to. Adapters share one where base and precision are the same; the pool is then called
+    by all of their names."""
+    groups: dict[tuple[Any, ...], list[Served]] = {}
+    for served in models:
+        one = served.current
+        shared = (one.base, one.dtype, one.trust_remote_code) if one.base else (served.name,)
+        groups.setdefault(shared, []).append(served)
+    return {"+".join(served.name for served in group): tuple(group) for group in groups.values()}
 
 
-def canary_of(model: str) -> str:
-    """The pool of its canary's."""
-    return f"{model}#canary"
+def canary_of(pool: str) -> str:
+    """The pool for canaries of a pool's models."""
+    return f"{pool}#canary"

@@ -22,6 +22,7 @@ from rlft_core.serving.state import Served, read_state, resumed
 from services.cluster.session import Needs, num_gpus_here, session
 from services.keys import Keys
 from services.serving.app import ServiceConfig, application
+from services.serving.routes import pools_of
 from services.serving.settings import APP
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -29,9 +30,16 @@ _ENGINE_BYTES = 1 << 30  # what an engine's two processes take beside weights an
 
 
 def served_models(
-    specs: Sequence[str], names: Sequence[str], runs_dir: Path, state_file: Path, notice: Callable[[str], None]
+    specs: Sequence[str],
+    names: Sequence[str],
+    runs_dir: Path,
+    state_file: Path,
+    notice: Callable[[str], None],
+    *,
+    merged: bool = False,
 ) -> tuple[Served, ...]:
-    """What the command line names, as it was promoted since. Raises ConfigError or CheckpointError."""
+    """What the command line names, as it was promoted since; adapters `merged` or as they are. Raises ConfigError or
+    CheckpointError."""
     if len(names) > len(specs):
         raise ConfigError(f"there are {len(names)} --name for {len(specs)} runs; give one for each, in the same order")
     before = read_state(state_file)
@@ -41,7 +49,7 @@ def served_models(
         name = check_model_name(names[number] if number < len(names) else spec)
         if name in [other.name for other in found]:
             raise ConfigError(f"two models would be called '{name}'; give each a --name")
-        checkpoint = find_checkpoint(asked, runs_dir, state_file.parent / "exports")
+        checkpoint = find_checkpoint(asked, runs_dir, state_file.parent / "exports", merged=merged)
         served, told = resumed(Served(name, spec, checkpoint), before.get(name))
         found.append(served)
         if told is not None:
@@ -70,17 +78,16 @@ def check_memory(models: Sequence[Served], config: ServiceConfig, available_byte
     """Raises ResourceError when the engines of one machine without GPUs cannot fit into its memory."""
     if config.options.on_gpu:
         return
-    for served in models:
-        weights = num_weight_bytes(Path(served.current.folder))
-        one = weights + (config.options.kv_cache_mb << 20 if served.current.kind == "policy" else weights)
+    groups = pools_of(models)
+    for group in groups.values():
+        weights, label = _weights(group), " and ".join(served.current.label for served in group)
+        one = weights + (config.options.kv_cache_mb << 20 if group[0].current.kind == "policy" else weights)
         if one > available_bytes:
             raise ResourceError(
-                f"{served.current.label} needs {one / 2**30:.1f} GiB in a replica (weights and cache), and this machine has "
+                f"{label} needs {one / 2**30:.1f} GiB in a replica (weights and cache), and this machine has "
                 f"{available_bytes / 2**30:.1f} GiB available; lower --kv-cache-mb, or serve it where there is more memory"
             )
-    least = sum(
-        config.scaling.min_replicas * (num_weight_bytes(Path(s.current.folder)) + _ENGINE_BYTES) for s in models
-    )
+    least = sum(config.scaling.min_replicas * (_weights(group) + _ENGINE_BYTES) for group in groups.values())
     if least > available_bytes:
         raise ResourceError(
             f"{len(models)} models with {config.scaling.min_replicas} replicas need about {least / 2**30:.1f} GiB, and this "
@@ -88,12 +95,19 @@ def check_memory(models: Sequence[Served], config: ServiceConfig, available_byte
         )
 
 
+def _weights(group: Sequence[Served]) -> int:
+    """Bytes of the weights in an engine of these models: their base is there once."""
+    folders = {served.current.base for served in group if served.current.base}
+    folders |= {served.current.folder for served in group}
+    return sum(num_weight_bytes(Path(folder)) for folder in folders)
+
+
 def needs_of(config: ServiceConfig) -> Needs:
-    """What the replicas ask of the cluster, each model's canary included."""
+    """What the replicas ask of the cluster, each pool's canaries included."""
     gpus = float(config.options.tensor_parallel if config.options.on_gpu else 0)
     most, least = max(1, config.scaling.max_replicas) + 1, max(1, config.scaling.min_replicas)
     with_gpu = ((1.0, gpus),) * least
-    return Needs((*with_gpu, *((1.0, 0.0),) * (most - least)) * len(config.models))
+    return Needs((*with_gpu, *((1.0, 0.0),) * (most - least)) * len(pools_of(config.models)))
 
 
 @contextmanager

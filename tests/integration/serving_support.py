@@ -10,9 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from rlft_core.checkpoints import folder as checkpoints
+from rlft_core.checkpoints.adapter import adapter_of
+from rlft_core.checkpoints.export import full_weights, write_model
 from rlft_core.checkpoints.folder import write_manifest
+from rlft_core.checkpoints.state import module_tensors
 from rlft_core.config.load import parse_recipe
-from rlft_core.models.loading import load_tokenizer
+from rlft_core.config.model import FreezeConfig
+from rlft_core.models.loading import load_tokenizer, trainable_policy
+from rlft_core.models.policy import Policy
 from rlft_core.models.reward_model import RewardFacts, load_classifier, with_padding
 from rlft_core.models.tiny import make_tiny_model
 
@@ -58,6 +63,40 @@ def make_run(runs_dir: Path, name: str, *, seed: int) -> Path:
     state = {"step": 4, "start": str(other)}
     checkpoints.save(home / "checkpoints", 4, tensors={"policy": trained}, state=state, keep=2)
     return folder
+
+
+def make_adapter_run(runs_dir: Path, name: str, base: Path, *, seed: int, rank: int = 4) -> Path:
+    """A run that trained an adapter for `base`, with a checkpoint of step 4 of another adapter: as learners leave them."""
+    folder = runs_dir / name
+    home = folder / "stages" / "sft"
+    home.mkdir(parents=True)
+    content = recipe_content(name)
+    content["stages"] = content["stages"][:1]
+    content["model"] |= {"name": str(base), "lora": {"rank": rank, "alpha": 2.0 * rank}}
+    recipe = parse_recipe(content)
+    assert recipe.model.lora is not None
+    (folder / "recipe.resolved.json").write_text(recipe.model_dump_json())
+    policy = trainable_policy(
+        base, attention="dense", freeze=FreezeConfig(), lora=recipe.model.lora, gradient_checkpointing=False
+    )
+    _move(policy, seed=seed + 100)
+    trained = module_tensors(policy)
+    checkpoints.save(
+        home / "checkpoints", 4, tensors={"policy": trained}, state={"step": 4, "start": str(base)}, keep=2
+    )
+    _move(policy, seed=seed)
+    weights, tokenizer = full_weights(policy), load_tokenizer(base)
+    write_model(home / "model", policy, weights, tokenizer, torch.bfloat16, adapter=adapter_of(policy))
+    return folder
+
+
+def _move(policy: Policy, *, seed: int) -> None:
+    """Put random numbers into all that is trained, large enough to change greedy answers."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 def add_reward_model(folder: Path) -> Path:

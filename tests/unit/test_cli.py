@@ -324,7 +324,7 @@ def test_the_clusters_address_comes_from_the_environment_unless_the_recipe_gives
 
 def test_a_name_that_is_no_folder_name_is_refused(here: Path) -> None:
     with pytest.raises(ConfigError, match="it becomes a folder"):
-        prepared_recipe(Path("my.yaml"), [], name="a/b")
+        prepared_recipe(Path("my.yaml"), [], Path("runs"), name="a/b")
 
 
 # Other commands
@@ -363,6 +363,7 @@ def a_plan() -> Plan:
         name="mine",
         model="org/name",
         num_parameters=134_515_008,
+        dtype="bfloat16",
         num_rows={"train": 1150, "test": 300},
         prompt_tokens={"train": PromptLengths(91.2, 147, 3)},
         stages=stages,
@@ -377,7 +378,7 @@ def test_a_plan_in_a_log_file_reads_as_plain_lines(capsys: pytest.CaptureFixture
     with console.capture() as captured:
         show_plan(a_plan(), console)
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
-    assert "Model org/name, 135 M parameters" in lines
+    assert "Model org/name, 135 M parameters, bfloat16" in lines
     assert "Rows 1,150 train (prompts of 91 tokens, longest 147, 3 too long and left out), 300 test" in lines
     assert "sft sft the untuned model 60 1,150 480 60" in lines
     assert "ppo ppo sft 50 1,150 3,200 100" in lines

@@ -108,6 +108,14 @@ def test_each_defect_is_named_with_its_way_out(change: dict[str, object], name: 
     assert advice in check.advice
 
 
+def test_a_processor_that_is_slow_in_bfloat16_is_told() -> None:
+    slow = replace(HEALTHY, cpu_flags=frozenset({"avx2"}))
+    told = "2 (avx2); no AVX-512, so models are computed in float32, and more slowly"
+    assert find(diagnose(slow), "cores").found == told
+    assert "float32" not in find(diagnose(HEALTHY), "cores").found
+    assert "float32" not in find(diagnose(replace(slow, gpus=(H200,))), "cores").found
+
+
 @pytest.mark.parametrize(
     "disk, status, advice",
     [

@@ -127,7 +127,7 @@ def test_weights_that_the_start_does_not_have_are_refused() -> None:
 @pytest.mark.parametrize(
     "spec, said",
     [
-        ("third", r"there is no run 'third' in .*; there are: first, second"),
+        ("third", r"there is no run 'third' in .*; there are: first, high, low, second"),
         ("first:ppo", r"run 'first' has no stage 'ppo' that makes a model; there are: sft, reward_model"),
         ("first:sft@5", r"first:sft has no checkpoint of step 5; there are: 4, and its result without @"),
         ("first:reward_model@2", r"a reward model's scale is known at its end only; leave out @2"),

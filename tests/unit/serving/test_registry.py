@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
 from rlft_core.serving.state import Served, read_state
 from services.serving.registry import Registry
-from services.serving.routes import canary_of, pool_of
+from services.serving.routes import Target, canary_of
 
 
 class Follower:
@@ -21,8 +22,9 @@ class Follower:
     def __init__(self, registry: Registry, pool: str, name: str, seconds: float = 0.02) -> None:
         self.registry, self.pool, self.name, self.seconds = registry, pool, name, seconds
         self.broken: set[str] = set()
+        self.tried: list[str] = []
         target = registry.wanted(pool)
-        self.version, self.label = target.version, target.checkpoint.label
+        self.version, self.labels = target.version, labels_of(target)
         self.loading = False
         self.task = asyncio.ensure_future(self._run())
 
@@ -35,24 +37,38 @@ class Follower:
             await asyncio.sleep(0.005)
 
     async def _load(self, target: Any) -> None:
+        self.tried += labels_of(target).values()
         await asyncio.sleep(self.seconds)
-        if target.checkpoint.label in self.broken:
+        if self.broken & set(labels_of(target).values()):
             self.registry.failed(self.pool, self.name, target.version, "the disk is gone")
         else:
-            self.version, self.label = target.version, target.checkpoint.label
+            self.version, self.labels = target.version, labels_of(target)
         self.loading = False
+
+    @property
+    def label(self) -> str:
+        (found,) = self.labels.values()
+        return found
+
+
+def labels_of(target: Target) -> dict[str, str]:
+    return {name: checkpoint.label for name, checkpoint in target.models.items()}
 
 
 class World:
-    """A registry of model `m`, which stands for run `first`."""
+    """A registry of model `m`, which stands for run `first`, or of some others."""
 
-    def __init__(self, runs_dir: Path, state: Path) -> None:
-        found = find_checkpoint(parse_spec("first"), runs_dir, state.parent)
+    def __init__(
+        self, runs_dir: Path, state: Path, models: Mapping[str, str] = MappingProxyType({"m": "first"})
+    ) -> None:
         self.held: list[str] = []
         self.state = state
         self.replicas: list[Follower] = []
-        served = Served("m", "first", found)
-        self.registry = Registry([served], runs_dir, state, hold=self._hold, swap_s=1.0, start_s=1.0)
+        served = [
+            Served(name, spec, find_checkpoint(parse_spec(spec), runs_dir, state.parent))
+            for name, spec in models.items()
+        ]
+        self.registry = Registry(served, runs_dir, state, hold=self._hold, swap_s=1.0, start_s=1.0)
 
     def follow(self, pool: str, name: str, seconds: float = 0.02) -> Follower:
         self.replicas.append(Follower(self.registry, pool, name, seconds))
@@ -69,9 +85,14 @@ class World:
             self.held.remove(pool)
 
 
-def run(runs_dir: Path, tmp_path: Path, test: Callable[[World], Awaitable[None]]) -> None:
+def run(
+    runs_dir: Path,
+    tmp_path: Path,
+    test: Callable[[World], Awaitable[None]],
+    models: Mapping[str, str] = MappingProxyType({"m": "first"}),
+) -> None:
     async def whole() -> None:
-        world = World(runs_dir, tmp_path / "state.json")
+        world = World(runs_dir, tmp_path / "state.json", models)
         world.registry.start()
         await asyncio.wait_for(test(world), 20.0)
         for replica in world.replicas:
@@ -84,7 +105,7 @@ def test_a_promote_reaches_all_replicas_one_after_the_other_and_a_rollback_undoe
     runs_dir: Path, tmp_path: Path
 ) -> None:
     async def test(world: World) -> None:
-        replicas = [world.follow(pool_of("m"), name) for name in "abc"]
+        replicas = [world.follow("m", name) for name in "abc"]
         loading: list[int] = []
 
         async def watch() -> None:
@@ -112,14 +133,14 @@ def test_a_promote_reaches_all_replicas_one_after_the_other_and_a_rollback_undoe
 def test_a_new_replica_starts_with_what_was_promoted(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
         assert (await world.registry.promote("m", "second", 100.0)).status == 200
-        assert world.follow(pool_of("m"), "new").label == "second:sft"
+        assert world.follow("m", "new").label == "second:sft"
 
     run(runs_dir, tmp_path, test)
 
 
 def test_a_change_during_a_change_is_refused(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        world.follow(pool_of("m"), "a", seconds=0.3)
+        world.follow("m", "a", seconds=0.3)
         first = asyncio.ensure_future(world.registry.promote("m", "second", 100.0))
         await asyncio.sleep(0.05)
         for reply in (await world.registry.promote("m", "first@4", 100.0), await world.registry.rollback("m")):
@@ -134,7 +155,7 @@ def test_a_change_during_a_change_is_refused(runs_dir: Path, tmp_path: Path) -> 
 
 def test_when_a_replica_cannot_load_it_all_go_back(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        good, bad = world.follow(pool_of("m"), "a"), world.follow(pool_of("m"), "b")
+        good, bad = world.follow("m", "a"), world.follow("m", "b")
         bad.broken = {"second:sft"}
         reply = await world.registry.promote("m", "second", 100.0)
         assert reply.status == 500
@@ -151,7 +172,7 @@ def test_when_a_replica_cannot_load_it_all_go_back(runs_dir: Path, tmp_path: Pat
 
 def test_a_replica_that_does_not_come_to_an_end_is_not_waited_for_for_ever(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        world.follow(pool_of("m"), "a", seconds=60.0)
+        world.follow("m", "a", seconds=60.0)
         reply = await world.registry.promote("m", "second", 100.0)
         assert reply.status == 500
         assert "0 of 1 replicas had loaded it after 1 s" in reply.content["error"]["message"]
@@ -161,7 +182,7 @@ def test_a_replica_that_does_not_come_to_an_end_is_not_waited_for_for_ever(runs_
 
 def test_a_canary_gets_a_replica_of_its_own_for_as_long_as_it_is(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        main = world.follow(pool_of("m"), "a")
+        main = world.follow("m", "a")
         reply = await world.registry.promote("m", "second", 10.0)
         assert (reply.content["checkpoint"], reply.content["canary"], reply.content["percent"]) == (
             "first:sft",
@@ -230,11 +251,11 @@ def test_who_is_silent_for_long_is_not_waited_for(runs_dir: Path, tmp_path: Path
             start_s=1.0,
             silent_s=0.2,
         )
-        assert registry.report(pool_of("m"), "gone", 7, 0) == registry.wanted(pool_of("m"))
+        assert registry.report("m", "gone", 7, 0) == registry.wanted("m")
         assert registry.overview()[0]["replicas"] == [{"replica": "gone", "pid": 7, "current": False}]
-        assert registry.report(pool_of("m"), "other", 8, 0) is None  # it is the first one's turn
+        assert registry.report("m", "other", 8, 0) is None  # it is the first one's turn
         await asyncio.sleep(0.3)
-        assert registry.report(pool_of("m"), "other", 8, 0) is not None
+        assert registry.report("m", "other", 8, 0) is not None
         await asyncio.sleep(0.3)
         assert (await registry.promote("m", "second", 100.0)).status == 200
         assert registry.overview()[0]["replicas"] == []
@@ -247,7 +268,7 @@ def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(ru
         registry = world.registry
         for pool in registry._pools.values():
             pool.silent_s = 0.3
-        mortal, other = world.follow(pool_of("m"), "a", seconds=60.0), world.follow(pool_of("m"), "b", seconds=60.0)
+        mortal, other = world.follow("m", "a", seconds=60.0), world.follow("m", "b", seconds=60.0)
         change = asyncio.ensure_future(registry.promote("m", "second", 100.0))
         while not (mortal.loading or other.loading):
             await asyncio.sleep(0.005)
@@ -255,7 +276,64 @@ def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(ru
         reply = await change
         assert reply.status == 500
         assert "first:sft stays: a replica was lost while it loaded it" in reply.content["error"]["message"]
-        assert (mortal.loading, other.loading) in ((True, False), (False, True))
-        assert registry.wanted(pool_of("m")).checkpoint.label == "first:sft"
+        tried = [label for replica in (mortal, other) for label in replica.tried]
+        assert tried.count("second:sft") == 1
+        assert registry.wanted("m").checkpoint.label == "first:sft"
 
     run(runs_dir, tmp_path, test)
+
+
+ADAPTERS = MappingProxyType({"a": "low", "b": "high"})
+
+
+def test_a_promote_of_one_adapter_leaves_the_others_of_its_engine_alone(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        engine = world.follow("a+b", "one")
+        reply = await world.registry.promote("a", "low@4", 100.0)
+        assert (reply.status, reply.content["shares_engines_with"]) == (200, ["b"])
+        assert engine.labels == {"a": "low:sft@4", "b": "high:sft"}
+        assert {route.model: (route.pool, route.canary_pool) for route in world.registry.routes()} == {
+            "a": ("a+b", "a+b#canary"),
+            "b": ("a+b", "a+b#canary"),
+        }
+        engine.broken = {"high:sft@4"}
+        reply = await world.registry.promote("b", "high@4", 100.0)
+        assert (reply.status, reply.content["error"]["code"]) == (500, "not_changed")
+        await asyncio.sleep(0.1)
+        assert engine.labels == {"a": "low:sft@4", "b": "high:sft"}
+
+    run(runs_dir, tmp_path, test, ADAPTERS)
+
+
+def test_canaries_of_adapters_share_an_engine_too_and_the_one_that_ends_is_forgotten(
+    runs_dir: Path, tmp_path: Path
+) -> None:
+    async def test(world: World) -> None:
+        main = world.follow("a+b", "one")
+        assert (await world.registry.promote("a", "low@4", 10.0)).status == 200
+        canary = world.replicas[-1]
+        assert canary.labels == {"a": "low:sft@4", "b": "high:sft"}
+        assert (await world.registry.promote("b", "high@4", 20.0)).status == 200
+        assert world.held == ["a+b#canary"]
+        assert canary.labels == {"a": "low:sft@4", "b": "high:sft@4"}
+        assert (await world.registry.rollback("a")).status == 200
+        await asyncio.sleep(0.1)
+        assert canary.labels == {"a": "low:sft", "b": "high:sft@4"}
+        assert main.labels == {"a": "low:sft", "b": "high:sft"}
+        assert world.held == ["a+b#canary"]
+        assert (await world.registry.rollback("b")).status == 200
+        await asyncio.sleep(0.05)
+        assert world.held == []
+
+    run(runs_dir, tmp_path, test, ADAPTERS)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_changes(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        reply = await world.registry.promote("a", "high", 100.0)
+        assert reply.status == 422
+        assert "its rank is 12, and the engine has room for 4" in reply.content["error"]["message"]
+        reply = await world.registry.promote("a", "second", 100.0)
+        assert "it is a whole model, not an adapter of" in reply.content["error"]["message"]
+
+    run(runs_dir, tmp_path, test, {"a": "low"})
