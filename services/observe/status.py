@@ -1,7 +1,7 @@
 """status.json in a run's folder: what the run is doing now, for whoever is not its terminal.
 
     {"run", "state", "pid", "host", "time", "started", "stage", "stage_type", "stages", "step", "num_steps", "eta_s",
-     "metrics", "actors": [{"name", "kind", "state", "node", "pid"}], "error", "notices"}
+     "metrics", "actors": [{"name", "kind", "state", "node", "pid"}], "scalable", "error", "notices"}
 
 `state` is starting, waiting, running, stopping, done, failed or stopped. `time` is the last sign of life, in seconds since the
 epoch: a process that was killed leaves a file that says "running" and grows old.
@@ -38,8 +38,11 @@ class Status:
     stage: str = ""
     started: float = field(default_factory=time.time)
 
-    def write(self, actors: Sequence[dict[str, Any]] = ()) -> None:
-        """Say how the run is. Written aside and renamed: a reader sees all of it or the one before."""
+    def write(self, actors: Sequence[dict[str, Any]] = (), *, scalable: bool = False) -> None:
+        """Say how the run is. Written aside and renamed: a reader sees all of it or the one before.
+
+        `scalable`: whether the stage has actors that come and go.
+        """
         progress = self.observer.progress
         here = progress.stage == self.stage
         told = {
@@ -57,6 +60,7 @@ class Status:
             "eta_s": progress.eta_s if here and self.state in AT_WORK else None,
             "metrics": {k: v for k, v in progress.metrics.items() if math.isfinite(v)} if here else {},
             "actors": list(actors),
+            "scalable": scalable,
             "error": self.error,
             "notices": list(self.observer.notices),
         }

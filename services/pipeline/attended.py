@@ -66,7 +66,7 @@ async def _beat(desk: Desk, status: Status, turn: Turn | None) -> None:
         if turn is not None:
             turn.beat(placed=placed)
         try:
-            status.write(actors)
+            status.write(actors, scalable=desk.hooks.scale is not None)
         except OSError as error:
             if not told:
                 status.observer.notice(f"status.json cannot be written: {error}")

@@ -80,6 +80,7 @@ class RunState:
     model: str
     where: str = ""
     actors: tuple[Actor, ...] = ()
+    scalable: bool = False
     error: str = ""
     notices: tuple[str, ...] = ()
 
@@ -133,6 +134,7 @@ def state_of(folder: Path, store: MetricsStore, *, now: float | None = None) -> 
         model=_model(recipe),
         where=" ".join(f"{key} {said[key]}" for key in ("host", "pid") if said.get(key)),
         actors=tuple(_actor(one) for one in _list(said.get("actors")) if isinstance(one, Mapping)),
+        scalable=said.get("scalable") is True,
         error=str(said.get("error") or ""),
         notices=tuple(str(one) for one in _list(said.get("notices"))),
     )

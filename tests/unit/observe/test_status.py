@@ -31,7 +31,9 @@ def test_it_says_where_the_stage_stands(tmp_path: Path) -> None:
             with observe.step(step) as clock:
                 clock.record({"reward/mean": 0.5 + step, "bad": float("nan")})
         status.observer.notice("engine engine-0 died")
-        status.write([{"name": "engine-0", "kind": "engine", "state": "healthy", "node": "ab", "pid": 7}])
+        status.write(
+            [{"name": "engine-0", "kind": "engine", "state": "healthy", "node": "ab", "pid": 7}], scalable=True
+        )
     found = read_status(tmp_path)
     assert found is not None
     assert (found["run"], found["state"], found["stage"], found["stage_type"]) == ("a-run", "running", "tune", "ppo")
@@ -40,6 +42,7 @@ def test_it_says_where_the_stage_stands(tmp_path: Path) -> None:
     assert "bad" not in found["metrics"]
     assert found["eta_s"] == 8 * found["metrics"]["time/step_s"] > 0
     assert found["actors"][0]["pid"] == 7
+    assert found["scalable"] is True
     assert found["notices"] == ["engine engine-0 died"]
     assert found["error"] is None
 

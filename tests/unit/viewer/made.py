@@ -148,6 +148,7 @@ def working_run(runs: Path, name: str = "live", *, state: str = "running", heard
             "eta_s": 125.0,
             "metrics": {},
             "actors": [{"name": "rollout-0", "kind": "engine", "state": "HEALTHY", "node": "node-b", "pid": 77}],
+            "scalable": True,
             "error": None,
             "notices": [f"engine rollout-1 was restarted {HOSTILE}"],
         },

@@ -85,6 +85,16 @@ def test_a_working_run_shows_its_actors_notices_and_buttons(browser: TestClient)
     assert "data-steer" not in browser.get("/runs/alpha").text
 
 
+def test_only_a_stage_that_can_be_scaled_offers_it(browser: TestClient, runs: Path) -> None:
+    assert 'data-steer="/api/runs/live/scale"' in browser.get("/runs/live").text
+    status = json.loads((runs / "live" / "status.json").read_text())
+    write(runs / "live" / "status.json", {**status, "scalable": False})
+    page = browser.get("/runs/live").text
+    assert "data-steer" not in page
+    assert "Nothing of this stage can be scaled" in page
+    assert 'data-stop="/api/runs/live/stop"' in page
+
+
 def test_the_last_error_is_shown(browser: TestClient, runs: Path) -> None:
     status = json.loads((runs / "live" / "status.json").read_text())
     write(runs / "live" / "status.json", {**status, "state": "failed", "error": f"engine rollout-0 died {HOSTILE}"})
