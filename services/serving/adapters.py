@@ -21,6 +21,7 @@ from vllm.lora.request import LoRARequest
 
 from rlft_core.errors import EngineError
 from rlft_core.serving.types import Checkpoint
+from services.serving.routes import canary_of
 from services.weights.adapter_room import room_for
 
 _log = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ class Adapters:
 
     @contextmanager
     def use(self, name: str) -> Iterator[Loaded]:
-        """What a name stands for now; it stays loaded within the block."""
-        one = self._loaded[name]
+        """What a name stands for now; it stays loaded within the block. A canary that has ended stands for its model."""
+        one = self._loaded.get(name) or self._loaded[name.removesuffix(canary_of(""))]
         one.in_work += 1
         try:
             yield one
@@ -101,11 +102,11 @@ class Adapters:
 
 
 def adapter_args(models: Mapping[str, Checkpoint], max_rank: int) -> dict[str, Any]:
-    """What an engine is told so that it has room for the adapters of these names, and for new ones beside the old."""
-    num_names = len(models)
+    """What an engine is told so that it has room for these names' adapters, for canaries, and for new ones beside the old."""
+    num_names = sum(not name.endswith(canary_of("")) for name in models)
     return {
         "enable_lora": True,
-        "max_loras": min(num_names + 1, _MOST_AT_ONCE),
-        "max_cpu_loras": max(2 * num_names, num_names + 1, min(num_names + 1, _MOST_AT_ONCE)),
+        "max_loras": min(2 * num_names, _MOST_AT_ONCE),
+        "max_cpu_loras": 4 * num_names,
         "max_lora_rank": room_for(max_rank),
     }

@@ -3,7 +3,8 @@
     clients ─▶ proxy of Serve ─▶ Gateway ─▶ pool of model A | canary of A | pool of adapters B and C | ...
                                     └─▶ Registry ◀─ every replica
 
-A canary's pool has no replica, and costs nothing, until there is a canary. Adapters of one base share a pool, and its engines.
+A canary's pool has no replica, and costs nothing, until there is a canary. Adapters of one base share a pool, and its engines,
+which hold their canaries too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from services.cluster.placement import engine_environment, environment
 from services.serving.gateway_replica import GatewayReplica
 from services.serving.registry_replica import RegistryReplica
 from services.serving.replica import PolicyReplica, RewardReplica
-from services.serving.routes import canary_of, pools_of
+from services.serving.routes import canary_of, holds_canaries, pools_of
 from services.serving.settings import EngineOptions, FrontOptions, Patience, Scaling
 
 _MANY = 10_000
@@ -43,7 +44,7 @@ def application(config: ServiceConfig) -> serve.Application:
     """The deployments, bound together."""
     groups = pools_of(config.models)
     pools = {pool: f"model-{k}" for k, pool in enumerate(groups)}
-    pools |= {canary_of(pool): f"model-{k}-canary" for k, pool in enumerate(groups)}
+    pools |= {canary_of(pool): f"{name}-canary" for pool, name in pools.items() if not holds_canaries(groups[pool])}
     quick = {"num_cpus": 0, "runtime_env": {"env_vars": environment(1)}}
     registry = serve.deployment(
         RegistryReplica, name="registry", max_ongoing_requests=_MANY, ray_actor_options=quick
@@ -51,7 +52,9 @@ def application(config: ServiceConfig) -> serve.Application:
     handles = {}
     for pool, group in groups.items():
         handles[pool] = _pool(config, group, pool, pools[pool], registry, canary=False)
-        handles[canary_of(pool)] = _pool(config, group, canary_of(pool), pools[canary_of(pool)], registry, canary=True)
+        if not holds_canaries(group):
+            trying = canary_of(pool)
+            handles[trying] = _pool(config, group, trying, pools[trying], registry, canary=True)
     gateway = serve.deployment(
         serve.ingress()(GatewayReplica), name="gateway", max_ongoing_requests=_MANY, ray_actor_options=quick
     )

@@ -35,6 +35,7 @@ from rlft_core.errors import EngineError
 from rlft_core.serving.types import Checkpoint
 from services.serving.adapters import Adapters, Loaded, adapter_args
 from services.serving.asgi import Head, call_app
+from services.serving.routes import canary_of
 from services.serving.settings import EngineOptions
 
 
@@ -81,15 +82,18 @@ class ServingEngine:
         """Whether its core is gone, for good."""
         return bool(self._llm.errored)
 
-    async def ask(self, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
-        """What vLLM's server answers: a head, then pieces of the body. Raises EngineError when the engine dies before its end."""
+    async def ask(self, path: str, body: bytes, *, canary: bool = False) -> AsyncIterator[Head | bytes]:
+        """What vLLM's server answers: a head, then pieces of the body. Raises EngineError when the engine dies before its end.
+
+        `canary`: with the canary of the model that the body names, one of the adapters held here.
+        """
         if self._adapters is None:
             async for part in self._ask_whole(path, body):
                 yield part
             return
         content = json.loads(body)
         name = content["model"]
-        with self._adapters.use(name) as loaded:
+        with self._adapters.use(canary_of(name) if canary else name) as loaded:
             # An unescaped quote ends a text, so what is exchanged cannot stand in an answer: it is the key alone.
             own, public = (f'"model":{json.dumps(text)}'.encode() for text in (loaded.request.lora_name, name))
             named = json.dumps(content | {"model": loaded.request.lora_name}).encode()

@@ -11,17 +11,19 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from rlft_core.errors import EngineError, RlftError
 from services.serving.asgi import Head
 from services.serving.relay import EngineLost, PoolBusy, ReplicaLost, Scored
+from services.serving.routes import canary_of
 
 
 class ServePools:
-    """`handles`: the deployment of every pool."""
+    """`handles`: the deployment of every pool. A canary's pool without one is in the engines of the pool that it belongs to."""
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
         self._handles = handles
 
     async def ask(self, pool: str, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
         """As `Pools.ask`."""
-        parts = self._handles[pool].options(stream=True).ask.remote(path, body)
+        handle, canary = self._place(pool)
+        parts = handle.options(stream=True).ask.remote(path, body, canary)
         done = False
         try:
             async for part in parts:
@@ -35,12 +37,20 @@ class ServePools:
 
     async def choose(self, pool: str, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:
         """As `Pools.choose`."""
-        return int(await self._call(self._handles[pool].choose.remote(model, question, list(answers), seed)))
+        handle, canary = self._place(pool)
+        name = canary_of(model) if canary else model
+        return int(await self._call(handle.choose.remote(name, question, list(answers), seed)))
 
     async def score(self, pool: str, question: str, answers: Sequence[str]) -> Scored:
         """As `Pools.score`."""
         found: Scored = await self._call(self._handles[pool].score.remote(question, list(answers)))
         return found
+
+    def _place(self, pool: str) -> tuple[Any, bool]:
+        """The deployment to ask, and whether it is asked for its canary."""
+        if pool in self._handles:
+            return self._handles[pool], False
+        return self._handles[pool.removesuffix(canary_of(""))], True
 
     async def _call(self, response: Any) -> Any:
         try:

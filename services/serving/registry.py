@@ -20,7 +20,7 @@ from rlft_core.errors import UserError
 from rlft_core.serving.requests import error_content
 from rlft_core.serving.state import Served, write_state
 from rlft_core.serving.types import Checkpoint
-from services.serving.routes import Reply, Route, Target, canary_of, pools_of
+from services.serving.routes import Reply, Route, Target, canary_of, holds_canaries, pools_of
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
@@ -80,13 +80,20 @@ class Registry:
         self._pools: dict[str, _Pool] = {}
         self._pool_of: dict[str, str] = {}
         self._ranks: dict[str, int] = {}
+        self._with_canaries: set[str] = set()
         self.draining = False
         for pool, group in pools_of(models).items():
             self._pool_of |= {served.name: pool for served in group}
             self._ranks[pool] = max(served.largest_rank for served in group)
-            self._pools[pool] = _Pool(_target({s.name: s.current for s in group}), silent_s)
-            # Until there is a canary its pool has no requests and no replica; one that starts anyway holds what all hold.
-            self._pools[canary_of(pool)] = _Pool(_target({s.name: s.canary or s.current for s in group}), silent_s)
+            held = {served.name: served.current for served in group}
+            if holds_canaries(group):
+                held |= {canary_of(served.name): served.canary for served in group if served.canary is not None}
+                self._with_canaries.add(pool)
+            else:
+                # Until there is a canary its pool has no requests and no replica; one that starts anyway holds what all hold.
+                trying = {served.name: served.canary or served.current for served in group}
+                self._pools[canary_of(pool)] = _Pool(_target(trying), silent_s)
+            self._pools[pool] = _Pool(_target(held), silent_s)
         write_state(state_file, self._models)
 
     def start(self) -> None:
@@ -185,36 +192,42 @@ class Registry:
 
     async def _carry_out(self, old: Served, new: Served) -> str | None:
         """Have all replicas load what is new; None, or why they hold the old again."""
-        pool = self._pool_of[old.name]
+        pool, name = self._pool_of[old.name], old.name
         if new.canary is not None and new.canary != old.canary:
+            if pool in self._with_canaries:
+                return await self._retarget(pool, canary_of(name), new.canary, old.canary)
             before = old.canary or old.current
-            return await self._retarget(canary_of(pool), old.name, new.canary, before, canary=True)
+            return await self._retarget(canary_of(pool), name, new.canary, before, starts=True)
         if new.current != old.current or new.history != old.history:
-            return await self._retarget(pool, old.name, new.current, old.current, canary=False)
+            return await self._retarget(pool, name, new.current, old.current)
         return None
 
-    async def _retarget(self, pool: str, name: str, new: Checkpoint, old: Checkpoint, *, canary: bool) -> str | None:
+    async def _retarget(
+        self, pool: str, name: str, new: Checkpoint, old: Checkpoint | None, *, starts: bool = False
+    ) -> str | None:
         self._set_target(pool, name, new)
-        if canary:
+        if starts:
             self._hold_pool(pool)
         self._pools[pool].awaited = True
         try:
-            told = await self._settled(pool, at_least=int(canary))
+            told = await self._settled(pool, at_least=int(starts))
         finally:
             self._pools[pool].awaited = False
         if told is None:
             return None
         self._set_target(pool, name, old)
-        return f"{new.label} was not taken, and {old.label} stays: {told}"
+        stays = f", and {old.label} stays" if old is not None else ""
+        return f"{new.label} was not taken{stays}: {told}"
 
-    def _set_target(self, pool: str, name: str, checkpoint: Checkpoint) -> None:
-        self._pools[pool].target = _target({**self._pools[pool].target.models, name: checkpoint})
+    def _set_target(self, pool: str, name: str, checkpoint: Checkpoint | None) -> None:
+        models = {other: held for other, held in self._pools[pool].target.models.items() if other != name}
+        self._pools[pool].target = _target(models if checkpoint is None else models | {name: checkpoint})
 
     def _forget_canary(self, served: Served) -> None:
-        """Where canaries of other names go on in the same pool, its replicas need this one's no more."""
+        """An engine that held it beside others holds it no more; an engine of its own ends with its requests."""
         pool = self._pool_of[served.name]
-        if len(self._pools[pool].target.models) > 1:
-            self._set_target(canary_of(pool), served.name, served.current)
+        if pool in self._with_canaries:
+            self._set_target(pool, canary_of(served.name), None)
 
     def _hold_pool(self, pool: str) -> None:
         if pool not in self._held:
@@ -222,8 +235,8 @@ class Registry:
 
     def _hold_canaries(self) -> None:
         """Hold the pools of all canaries that are, and no others."""
-        trying = [served.name for served in self._models.values() if served.canary is not None]
-        wanted = {canary_of(self._pool_of[name]) for name in trying}
+        trying = {self._pool_of[served.name] for served in self._models.values() if served.canary is not None}
+        wanted = {canary_of(pool) for pool in trying - self._with_canaries}
         for pool in set(self._held) - wanted:
             self._held.pop(pool).cancel()
         for pool in wanted:
@@ -257,11 +270,16 @@ class Registry:
             "before": [checkpoint.label for checkpoint in served.history],
             "canary": None if served.canary is None else served.canary.label,
             "percent": served.percent,
-            "shares_engines_with": [name for name in self._pools[pool].target.models if name != served.name],
+            "shares_engines_with": [name for name, at in self._pool_of.items() if at == pool and name != served.name],
             "replicas": self._replicas(pool, now),
-            "canary_replicas": self._replicas(canary_of(pool), now),
+            "canary_replicas": self._canary_replicas(served, pool, now),
             "changing": self._changing,
         }
+
+    def _canary_replicas(self, served: Served, pool: str, now: float) -> list[dict[str, Any]]:
+        if pool in self._with_canaries:
+            return self._replicas(pool, now) if served.canary is not None else []
+        return self._replicas(canary_of(pool), now)
 
     def _replicas(self, pool: str, now: float) -> list[dict[str, Any]]:
         one = self._pools[pool]

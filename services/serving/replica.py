@@ -107,9 +107,9 @@ class PolicyReplica(_Replica):
         self._questioner: Questioner | None = None
         self._follow()
 
-    async def ask(self, path: str, body: bytes) -> AsyncIterator[Head | bytes]:
-        """A request of OpenAI's protocol: a head, then pieces of the body."""
-        async for part in self._engine.ask(path, body):
+    async def ask(self, path: str, body: bytes, canary: bool = False) -> AsyncIterator[Head | bytes]:
+        """A request of OpenAI's protocol: a head, then pieces of the body. `canary`: of the canary that this engine holds too."""
+        async for part in self._engine.ask(path, body, canary=canary):
             yield part
 
     async def choose(self, model: str, question: str, answers: Sequence[tuple[str, bool]], seed: int) -> int:

@@ -60,6 +60,11 @@ def pools_of(models: Sequence[Served]) -> dict[str, tuple[Served, ...]]:
     return {"+".join(served.name for served in group): tuple(group) for group in groups.values()}
 
 
-def canary_of(pool: str) -> str:
-    """The pool for canaries of a pool's models."""
-    return f"{pool}#canary"
+def holds_canaries(group: Sequence[Served]) -> bool:
+    """Whether the engines of a pool hold its canaries too: adapters need none of their own."""
+    return bool(group[0].current.base)
+
+
+def canary_of(name: str) -> str:
+    """Of a pool: the pool for its models' canaries. Of a model whose engine holds its canary: the canary's name there."""
+    return f"{name}#canary"

@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def test_a_promote_of_one_adapter_disturbs_neither_its_own_requests_nor_the_othe
     # Greedy answers: one text for each checkpoint, so none was begun with one adapter and ended with another.
     assert len(mine.answers) == 2, mine.answers
     assert len(other.answers) == 1, other.answers
+
+
+def test_a_canary_is_another_adapter_of_the_same_engine(running: Running) -> None:
+    before = [one["pid"] for one in shown(running)["b"]["replicas"]]
+    told = running.rlft("promote", "high@4", "--model", "b", "--percent", "50")
+    assert told == "b: high:sft, and high:sft@4 for 50 % of the requests (1 replicas)\n"
+    time.sleep(1.0)
+    answers = Counter(ask(running, "b") for _ in range(6))
+    assert sorted((checkpoint, count) for (checkpoint, _), count in answers.items()) == [
+        ("high:sft", 3),
+        ("high:sft@4", 3),
+    ]
+    assert [one["pid"] for one in shown(running)["b"]["canary_replicas"]] == before
+    assert running.rlft("rollback", "--model", "b") == "b: high:sft (1 replicas)\n"
+    assert {ask(running, "b")[0] for _ in range(4)} == {"high:sft"}
 
 
 def test_the_engine_goes_when_nobody_asks(running: Running) -> None:

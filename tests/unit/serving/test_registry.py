@@ -305,24 +305,42 @@ def test_a_promote_of_one_adapter_leaves_the_others_of_its_engine_alone(runs_dir
     run(runs_dir, tmp_path, test, ADAPTERS)
 
 
-def test_canaries_of_adapters_share_an_engine_too_and_the_one_that_ends_is_forgotten(
-    runs_dir: Path, tmp_path: Path
-) -> None:
+def test_an_engine_of_adapters_holds_their_canaries_too(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        main = world.follow("a+b", "one")
-        assert (await world.registry.promote("a", "low@4", 10.0)).status == 200
-        canary = world.replicas[-1]
-        assert canary.labels == {"a": "low:sft@4", "b": "high:sft"}
-        assert (await world.registry.promote("b", "high@4", 20.0)).status == 200
-        assert world.held == ["a+b#canary"]
-        assert canary.labels == {"a": "low:sft@4", "b": "high:sft@4"}
-        assert (await world.registry.rollback("a")).status == 200
+        engine = world.follow("a+b", "one")
+        plain = {"a": "low:sft", "b": "high:sft"}
+        reply = await world.registry.promote("a", "low@4", 10.0)
+        assert (reply.status, reply.content["canary"], len(reply.content["canary_replicas"])) == (200, "low:sft@4", 1)
+        assert engine.labels == plain | {"a#canary": "low:sft@4"}
+        assert reply.content["shares_engines_with"] == ["b"]
+        engine.broken = {"high:sft@4"}
+        reply = await world.registry.promote("b", "high@4", 20.0)
+        assert reply.content["error"]["message"] == "high:sft@4 was not taken: the disk is gone"
         await asyncio.sleep(0.1)
-        assert canary.labels == {"a": "low:sft", "b": "high:sft@4"}
-        assert main.labels == {"a": "low:sft", "b": "high:sft"}
-        assert world.held == ["a+b#canary"]
-        assert (await world.registry.rollback("b")).status == 200
-        await asyncio.sleep(0.05)
+        assert engine.labels == plain | {"a#canary": "low:sft@4"}
+        engine.broken = set()
+        assert (await world.registry.promote("b", "high@4", 20.0)).status == 200
+        assert engine.labels == plain | {"a#canary": "low:sft@4", "b#canary": "high:sft@4"}
+        assert (await world.registry.rollback("a")).content["canary_replicas"] == []
+        await asyncio.sleep(0.1)
+        assert engine.labels == plain | {"b#canary": "high:sft@4"}
+        assert (await world.registry.promote("b", "high@4", 100.0)).status == 200
+        await asyncio.sleep(0.1)
+        assert engine.labels == plain | {"b": "high:sft@4"}
+        assert world.held == []
+        assert len(world.replicas) == 1
+
+    run(runs_dir, tmp_path, test, ADAPTERS)
+
+
+def test_an_adapters_canary_of_before_a_restart_is_held_again(runs_dir: Path, tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        world.follow("a+b", "one")
+        assert (await world.registry.promote("a", "low@4", 10.0)).status == 200
+        models = list(read_state(world.state).values())
+        again = Registry(models, runs_dir, tmp_path / "2.json", hold=world._hold, swap_s=1.0, start_s=1.0)
+        again.start()
+        assert labels_of(again.wanted("a+b")) == {"a": "low:sft", "b": "high:sft", "a#canary": "low:sft@4"}
         assert world.held == []
 
     run(runs_dir, tmp_path, test, ADAPTERS)
