@@ -1,11 +1,13 @@
 # Every target works on a clean clone: it makes .venv first if that is needed. `make` alone lists them.
 #   EXTRA=gpu    use requirements/gpu.txt (vLLM with CUDA) instead of requirements/cpu.txt
 #   PYTHON=...   the interpreter that .venv is made with
+#   WORKERS=2    how many files of integration tests run beside each other, each worker with a Ray cluster of its own
 #   ARGS=...     handed on to pytest (test, test-fast), to the benchmark or to the lock
 
 EXTRA ?= cpu
 PYTHON ?=
 ARGS ?=
+WORKERS ?= 2
 BIN := .venv/bin
 
 export PYTHON
@@ -26,7 +28,7 @@ quickstart: setup ## SFT, PPO and evaluation of the default model on the bundled
 
 test: setup lint ## lint, then all tests: unit, then integration with real Ray and vLLM
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests/unit $(ARGS)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -m "not soak" tests/integration tests/gpu $(ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not soak" tests/integration tests/gpu $(ARGS)
 
 test-soak: setup ## more runs and learners, killed and started again: some six minutes
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m soak tests $(ARGS)

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import torch
 from starlette.datastructures import State
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -32,6 +33,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlft_core.errors import EngineError
+from rlft_core.models.compute import quick_dtype
 from rlft_core.serving.types import Checkpoint
 from services.serving.adapters import Adapters, Loaded, adapter_args
 from services.serving.asgi import Head, call_app
@@ -203,13 +205,19 @@ def longest(models: Mapping[str, Checkpoint], options: EngineOptions) -> int:
     return options.max_length or max(checkpoint.max_length for checkpoint in models.values())
 
 
+def _precision(checkpoint: Checkpoint, options: EngineOptions) -> str:
+    """As it was tuned; numbers of bfloat16 are computed in float32 by a processor that is slow in them."""
+    slow = not options.on_gpu and quick_dtype(torch.device("cpu")) == torch.float32
+    return "float32" if slow else checkpoint.dtype
+
+
 def _engine_args(models: Mapping[str, Checkpoint], options: EngineOptions, max_rank: int) -> dict[str, Any]:
     length, checkpoint = longest(models, options), next(iter(models.values()))
     args: dict[str, Any] = {
         "model": checkpoint.base or str(Path(checkpoint.folder)),
         # Nobody asks for the base itself: its name is one that no request can have passed the gateway with.
         "served_model_name": ["#base"] if max_rank else list(models),
-        "dtype": checkpoint.dtype,
+        "dtype": _precision(checkpoint, options),
         "max_model_len": length,
         "max_num_seqs": options.max_sequences,
         "enforce_eager": not options.on_gpu,

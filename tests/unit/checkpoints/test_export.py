@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlft_core.checkpoints import export
+from rlft_core.checkpoints.adapter import adapter_of, facts_of
 from rlft_core.checkpoints.export import full_weights, is_model, write_model
 from rlft_core.config.model import FreezeConfig, LoraConfig
 from rlft_core.errors import ResourceError
@@ -79,6 +81,22 @@ def test_adapters_are_merged(changed: Callable[..., Policy], tiny_folder: Path, 
     found = logits(AutoModelForCausalLM.from_pretrained(out))
     torch.testing.assert_close(found, logits(policy.lm), atol=1e-5, rtol=0)
     assert float((found - logits(plain)).abs().max()) > 1e-2
+
+
+def test_the_adapter_stands_beside_what_it_was_merged_into(
+    changed: Callable[..., Policy], tiny_folder: Path, tmp_path: Path
+) -> None:
+    policy = changed(LoraConfig(rank=4, alpha=6.0))
+    tokenizer, adapter = load_tokenizer(tiny_folder), adapter_of(policy)
+    out = write_model(tmp_path / "m", policy, full_weights(policy), tokenizer, torch.float32, adapter=adapter)
+    assert is_model(out)
+    assert facts_of(out / "adapter") == (str(tiny_folder), 4)
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), out / "adapter")
+    assert torch.equal(logits(beside), logits(policy.lm))
+    assert AutoModelForCausalLM.from_pretrained(out).config.architectures == ["LlamaForCausalLM"]
+    (out / "adapter" / "adapter_model.safetensors").unlink()
+    assert not is_model(out)
+    assert adapter_of(changed()) is None
 
 
 def test_a_second_export_replaces_the_first(changed: Callable[..., Policy], tiny_folder: Path, tmp_path: Path) -> None:
