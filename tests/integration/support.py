@@ -20,7 +20,7 @@ import psutil
 
 from rlft_core.config import Recipe
 from rlft_core.config.load import parse_recipe
-from rlft_core.config.online import PpoStage
+from rlft_core.config.online import OnlineStage
 from rlft_core.config.stages import SftStage
 from rlft_core.data.prepare import rows_of
 from services.control.desk import Desk
@@ -147,7 +147,7 @@ Disturbance = Callable[[LoopServices], Awaitable[None]]
 
 
 def run_ppo_here(run: Here, disturb: Disturbance | None = None, *, stage: str = "ppo") -> None:
-    """Run a PPO stage on the session's cluster; `disturb` runs beside it, and its failure is the test's."""
+    """Run a stage of the loop on the session's cluster; `disturb` runs beside it, and its failure is the test's."""
     asyncio.run(_run_ppo(run.context, stage, disturb))
 
 
@@ -161,7 +161,7 @@ def run_sft_here(run: Here, *, stage: str = "sft") -> None:
 
 async def _run_ppo(context: RunContext, name: str, disturb: Disturbance | None) -> None:
     stage = context.recipe.stage(name)
-    assert isinstance(stage, PpoStage)
+    assert isinstance(stage, OnlineStage)
     with (
         context.observer.started(),
         context.observer.stage(name, num_steps=stage.num_steps, sample_every=stage.log_samples_every) as observe,

@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 
-from rlft_core.errors import EngineError
+from rlft_core.errors import EngineError, RlftError
 from rlft_core.judging.protocol import Answer, Comparison
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import parse_template
@@ -27,7 +27,18 @@ from services.rollout.engine import EngineSettings
 from services.rollout.fleet import Fleet
 from services.rollout.judging import JudgePool, Judging
 from services.rollout.member import FleetLimits
-from tests.integration.support import finish_run, kill, metrics_of, ppo, recipe_content, recipe_of, rows, write_rows
+from tests.integration.support import (
+    finish_run,
+    here,
+    kill,
+    metrics_of,
+    ppo,
+    recipe_content,
+    recipe_of,
+    rows,
+    run_ppo_here,
+    write_rows,
+)
 from tests.unit.judging.test_api_judge import Service, longer, said
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
@@ -171,9 +182,9 @@ def test_ppo_against_the_policys_own_start_or_itself(
     (tmp_path / "judge.yaml").write_text(
         json.dumps({"user": TEMPLATE.user, "labels": list(TEMPLATE.labels), "principles": dict(TEMPLATE.principles)})
     )
-    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
-    finish_run(tmp_path)
-    folder = tmp_path / "runs" / "run"
+    run = here(tmp_path, recipe_of(content))
+    run_ppo_here(run)
+    folder = run.folder
     steps = metrics_of(folder, "ppo")
     assert len(steps) == 2
     for step in steps:
@@ -204,13 +215,13 @@ def test_ppo_against_a_service_whose_replies_are_bought_once(tmp_path: Path, tin
         bought, steps = len(service.bodies), metrics_of(tmp_path / "runs" / "run", "ppo")
         assert bought == 1 + sum(step["reward/oracle/asked"] * 16 for step in steps)  # one asks whether it is there
         assert all(step["reward/oracle"] == pytest.approx(0.5, abs=1e-6) for step in steps)
-        finish_run(tmp_path, "name=again")  # all is done again, but for what was bought
+        run_ppo_here(here(tmp_path, recipe_of(content, "name=again")))  # all is done again, but for what was bought
         assert len(service.bodies) == bought + 1
         # One that babbles fails the run by its name, and no sample gets a 0 for it.
         service.answer = lambda body: said("no idea") if "@" in body["messages"][-1]["content"] else longer(body)
         (tmp_path / "replies.sqlite").unlink()
-        with pytest.raises(AssertionError, match=r"judge 'oracle' \(m at .*said 'no idea'"):
-            finish_run(tmp_path, "name=babble")
+        with pytest.raises(RlftError, match=r"judge 'oracle' \(m at .*said 'no idea'"):
+            run_ppo_here(here(tmp_path, recipe_of(content, "name=babble")))
     finally:
         service.server.shutdown()
         service.server.server_close()

@@ -15,12 +15,15 @@ from tests.integration.support import (
     LONGEST_RUN_S,
     ROOT,
     finish_run,
+    here,
     killed_run,
     metrics_of,
     model_bytes,
     ppo,
     recipe_content,
+    recipe_of,
     rows,
+    run_ppo_here,
     sft,
     write_rows,
 )
@@ -95,6 +98,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path, tiny_model: Path
     assert model_bytes(killed / "runs" / "run", "online_dpo") == model_bytes(folder, "online_dpo")
 
 
+@pytest.mark.usefixtures("cluster")
 def test_off_policy_samples_are_the_starts_whatever_was_learned(tmp_path: Path, tiny_model: Path) -> None:
     """Had the engines taken what was learned at the high rate, the two runs would have sampled other texts."""
     texts = []
@@ -103,9 +107,9 @@ def test_off_policy_samples_are_the_starts_whatever_was_learned(tmp_path: Path, 
         recipe["stages"] = recipe["stages"][1:]
         recipe["stages"][0] |= {"sample_from": "start", "log_samples_every": 1}
         recipe["stages"][0]["optimizer"] = recipe["stages"][0]["optimizer"] | {"lr": lr}
-        base = prepared(tmp_path / name, recipe)
-        finish_run(base)
-        assert all("sync/seconds" not in step for step in metrics_of(base / "runs" / "run", "online_dpo"))
-        texts.append([row["output"] for row in rows(base / "runs" / "run" / "samples.jsonl")])
+        run = here(prepared(tmp_path / name, recipe), recipe_of(recipe))
+        run_ppo_here(run, stage="online_dpo")
+        assert all("sync/seconds" not in step for step in metrics_of(run.folder, "online_dpo"))
+        texts.append([row["output"] for row in rows(run.folder / "samples.jsonl")])
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 10
