@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from vllm.exceptions import VLLMError
 from vllm.lora.request import LoRARequest
 
 from rlft_core.errors import EngineError
 from rlft_core.serving.types import Checkpoint
+from services.serving.core import in_core
 from services.serving.routes import canary_of
 from services.weights.adapter_room import room_for
 
@@ -86,19 +86,17 @@ class Adapters:
     async def _load(self, name: str, checkpoint: Checkpoint) -> Loaded:
         number = next(self._numbers)
         request = LoRARequest(f"{name}#{number}", number, checkpoint.folder)
-        try:
-            await self._llm.add_lora(request)
-        except (VLLMError, RuntimeError, ValueError, OSError) as error:
-            raise EngineError(f"the adapter of {checkpoint.label} could not be loaded: {error}") from error
+        await in_core(self._llm.add_lora(request), f"the adapter of {checkpoint.label} could not be loaded")
         self._table[request.lora_name] = request
         return Loaded(checkpoint, request)
 
     async def _remove(self, one: Loaded) -> None:
         self._table.pop(one.request.lora_name, None)
         try:
-            await self._llm.remove_lora(one.request.lora_int_id)
-        except (VLLMError, RuntimeError) as error:
-            _log.warning("the adapter of %s could not be unloaded: %s", one.checkpoint.label, error)
+            what = f"the adapter of {one.checkpoint.label} could not be unloaded"
+            await in_core(self._llm.remove_lora(one.request.lora_int_id), what)
+        except EngineError as error:
+            _log.warning("%s", error)
 
 
 def adapter_args(models: Mapping[str, Checkpoint], max_rank: int) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
-from vllm.exceptions import VLLMError
 from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -37,6 +36,7 @@ from rlft_core.models.compute import quick_dtype
 from rlft_core.serving.types import Checkpoint
 from services.serving.adapters import Adapters, Loaded, adapter_args
 from services.serving.asgi import Head, call_app
+from services.serving.core import in_core
 from services.serving.routes import canary_of
 from services.serving.settings import EngineOptions
 
@@ -51,6 +51,7 @@ class ServingEngine:
         self._models = dict(models)
         self._adapters = adapters
         self._tokenizer = llm.get_tokenizer()
+        self._broken = False
 
     @classmethod
     async def start(cls, models: Mapping[str, Checkpoint], options: EngineOptions, *, max_rank: int) -> ServingEngine:
@@ -61,7 +62,7 @@ class ServingEngine:
             llm = AsyncLLM.from_engine_args(engine_args)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"the engine for {labels} did not start: {error}") from error
-        await llm.collective_rpc("end_with", args=(os.getpid(),))
+        await in_core(llm.collective_rpc("end_with", args=(os.getpid(),)), f"the engine for {labels} did not start")
         args = argparse.Namespace(**(vars(FrontendArgs()) | vars(engine_args)))
         tasks = await llm.get_supported_tasks()
         state = State()
@@ -81,8 +82,8 @@ class ServingEngine:
 
     @property
     def dead(self) -> bool:
-        """Whether its core is gone, for good."""
-        return bool(self._llm.errored)
+        """Whether its core or its weights are gone, for good."""
+        return self._broken or bool(self._llm.errored)
 
     async def ask(self, path: str, body: bytes, *, canary: bool = False) -> AsyncIterator[Head | bytes]:
         """What vLLM's server answers: a head, then pieces of the body. Raises EngineError when the engine dies before its end.
@@ -172,19 +173,25 @@ class ServingEngine:
         try:
             await self._load(name, new)
         except EngineError:
-            await self._load(name, old)
+            await self._restore(name, old)
             raise
         finally:
             if not self.dead:
                 await self._llm.resume_generation()
 
-    async def _load(self, name: str, checkpoint: Checkpoint) -> None:
+    async def _restore(self, name: str, old: Checkpoint) -> None:
+        """Put the old weights back. An engine that cannot take them either holds none: it is dead, and answers nobody."""
         try:
-            await self._llm.collective_rpc("load_folder", args=(checkpoint.folder,))
-            await self._llm.reset_prefix_cache()
-            await self._llm.update_weight_version(checkpoint.label)
-        except (VLLMError, RuntimeError, ValueError, OSError) as error:
-            raise EngineError(f"the weights of {checkpoint.label} could not be loaded: {error}") from error
+            await self._load(name, old)
+        except EngineError:
+            self._broken = True
+            raise
+
+    async def _load(self, name: str, checkpoint: Checkpoint) -> None:
+        what = f"the weights of {checkpoint.label} could not be loaded"
+        await in_core(self._llm.collective_rpc("load_folder", args=(checkpoint.folder,)), what)
+        await in_core(self._llm.reset_prefix_cache(), what)
+        await in_core(self._llm.update_weight_version(checkpoint.label), what)
         self._models[name] = checkpoint
 
     async def _labels(

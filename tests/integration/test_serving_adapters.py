@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import time
 from collections import Counter
@@ -17,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from rlft_core.checkpoints.folder import write_manifest
 from rlft_core.models.tiny import make_tiny_model
 from tests.integration.serving_client import HELLO, Load, Running, in_thread, served, wait_until
 from tests.integration.serving_support import MAX_LENGTH, make_adapter_run
@@ -95,6 +98,21 @@ def test_a_promote_of_one_adapter_disturbs_neither_its_own_requests_nor_the_othe
     # Greedy answers: one text for each checkpoint, so none was begun with one adapter and ended with another.
     assert len(mine.answers) == 2, mine.answers
     assert len(other.answers) == 1, other.answers
+
+
+def test_an_adapter_that_does_not_load_changes_nothing(running: Running) -> None:
+    home = running.runs_dir / "broken" / "stages" / "sft" / "model"
+    shutil.copytree(running.runs_dir / "low", running.runs_dir / "broken")
+    weights = home / "adapter" / "adapter_model.safetensors"
+    renamed = {name.replace("self_attn", "elsewhere"): tensor for name, tensor in load_file(weights).items()}
+    save_file(renamed, weights, {"format": "pt"})
+    write_manifest(home)
+    before = ask(running, "a")
+    answer = httpx.post(f"{running.url}/admin/models/a/promote", json={"run": "broken"}, timeout=120)
+    assert answer.status_code == 500
+    told = answer.json()["error"]["message"]
+    assert "broken:sft was not taken, and low:sft@4 stays: the adapter of broken:sft could not be loaded: " in told
+    assert ask(running, "a") == before
 
 
 def test_a_canary_is_another_adapter_of_the_same_engine(running: Running) -> None:
