@@ -121,10 +121,10 @@ class ServingEngine:
             return np.stack(await asyncio.gather(*asked))
 
     async def hold(self, models: Mapping[str, Checkpoint], *, wait_s: float) -> None:
-        """Serve other checkpoints under the same names. Raises EngineError; then the old ones are back, or the engine is dead.
+        """Serve other checkpoints under the same names. Raises EngineError; then nothing has changed, or the engine is dead.
 
-        Where whole weights are exchanged, requests that run are waited for, at most `wait_s`: what takes longer is given up, and
-        nothing has changed.
+        Where whole weights are exchanged, requests that run are waited for, at most `wait_s`: what takes longer is given up.
+        Weights that cannot be loaded then leave it dead.
         """
         if self._adapters is not None:
             await self._adapters.hold(models)
@@ -173,19 +173,10 @@ class ServingEngine:
         try:
             await self._load(name, new)
         except EngineError:
-            await self._restore(name, old)
-            raise
-        finally:
-            if not self.dead:
-                await self._llm.resume_generation()
-
-    async def _restore(self, name: str, old: Checkpoint) -> None:
-        """Put the old weights back. An engine that cannot take them either holds none: it is dead, and answers nobody."""
-        try:
-            await self._load(name, old)
-        except EngineError:
+            # Its layers hold parts of both: a new engine is sure, another load into this one is not.
             self._broken = True
             raise
+        await self._llm.resume_generation()
 
     async def _load(self, name: str, checkpoint: Checkpoint) -> None:
         what = f"the weights of {checkpoint.label} could not be loaded"

@@ -3,7 +3,8 @@
     promote ─▶ check ─▶ new target ─▶ [replicas report, are told to load it, one after the other] ─▶ state file ─▶ reply
 
 Replicas report twice a second what they hold and are told what to load; so a new or restarted one finds the current checkpoint
-by itself. When a replica cannot load a checkpoint, or it takes too long, all go back to the one before.
+by itself. When a replica cannot load a checkpoint, or it takes too long, all go back to the one before; an engine with half of
+it is ended, and Serve starts another.
 """
 
 from __future__ import annotations
