@@ -230,7 +230,7 @@ def _touched(folder: Path) -> float:
 
 def _actor(one: Mapping[str, Any]) -> Actor:
     return Actor(
-        *(str(one.get(key) if one.get(key) is not None else "") for key in ("name", "kind", "state", "node", "pid"))
+        *(str(one.get(key) or "") for key in ("name", "kind", "state", "node", "pid"))  # process 0 is one not known
     )
 
 

@@ -86,8 +86,15 @@ def test_a_working_run_shows_its_actors_notices_and_buttons(browser: TestClient)
 
 
 def test_only_a_stage_that_can_be_scaled_offers_it(browser: TestClient, runs: Path) -> None:
-    assert 'data-steer="/api/runs/live/scale"' in browser.get("/runs/live").text
+    page = browser.get("/runs/live").text
+    assert 'data-steer="/api/runs/live/scale"' in page
+    assert 'name="judge"' not in page
     status = json.loads((runs / "live" / "status.json").read_text())
+    judge = {"name": "judge-0", "kind": "judge", "state": "healthy", "node": "", "pid": 0}
+    write(runs / "live" / "status.json", {**status, "actors": [judge]})
+    page = browser.get("/runs/live").text
+    assert 'name="judge"' in page
+    assert "<small>0</small>" not in page
     write(runs / "live" / "status.json", {**status, "scalable": False})
     page = browser.get("/runs/live").text
     assert "data-steer" not in page
