@@ -155,6 +155,7 @@ def test_commands_and_options_are_these() -> None:
             "--max-length",
             "--max-replicas",
             "--max-tokens",
+            "--merge",
             "--name",
             "--port",
             "--postprocess",
