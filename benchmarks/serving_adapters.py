@@ -22,7 +22,7 @@ import openai
 import psutil
 
 from benchmarks.machine import hardware, versions
-from benchmarks.serving_load import Phase
+from benchmarks.serving_load import Phase, ask
 from rlft_core.config.recipe import ClusterConfig
 from services.serving.app import ServiceConfig
 from services.serving.run import served_models, service
@@ -30,30 +30,6 @@ from services.serving.settings import EngineOptions, Scaling
 
 _DEADLINE_S = 300.0
 _TEXT = "A library of small functions that read, check and write configuration files in several formats."
-
-
-async def ask(client: openai.AsyncOpenAI, model: str, phase: Phase, max_tokens: int) -> None:
-    """One streamed answer."""
-    started = time.monotonic()
-    try:
-        raw = await client.chat.completions.with_raw_response.create(
-            model=model,
-            messages=[{"role": "user", "content": _TEXT}],
-            max_tokens=max_tokens,
-            extra_body={"ignore_eos": True},
-            stream=True,
-        )
-        first = True
-        async for event in raw.parse():
-            if first and event.choices and event.choices[0].delta.content:
-                phase.to_first.append(time.monotonic() - started)
-                first = False
-        phase.seconds.append(time.monotonic() - started)
-        phase.attempts.append(int(raw.headers["x-rlft-attempts"]))
-        phase.checkpoints.add(raw.headers["x-rlft-checkpoint"])
-    except openai.OpenAIError as error:
-        phase.failures.append(repr(error))
-        await asyncio.sleep(0.1)
 
 
 async def measured(url: str, names: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -68,10 +44,12 @@ async def measured(url: str, names: list[str], options: argparse.Namespace) -> d
         async def clients(number: int) -> None:
             turn = number
             while not stopped:
-                await ask(client, names[turn % len(names)], phases[now], options.max_tokens)
+                await ask(
+                    client, names[turn % len(names)], _TEXT, phases[now], max_tokens=options.max_tokens, stream=True
+                )
                 turn += 1
 
-        await asyncio.gather(*(ask(client, name, Phase(), 4) for name in names))
+        await asyncio.gather(*(ask(client, name, _TEXT, Phase(), max_tokens=4, stream=True) for name in names))
         tasks = [asyncio.ensure_future(clients(number)) for number in range(options.clients)]
         await asyncio.sleep(options.seconds)
         memory, now = unique_bytes(), "promotes"

@@ -87,27 +87,34 @@ class Clients:
 
     async def _ask(self, *, stream: bool) -> None:
         while not self._stopped:
-            phase, started = self.phase, time.monotonic()
-            try:
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    model="m",
-                    messages=[{"role": "user", "content": _TEXT}],
-                    max_tokens=self._max_tokens,
-                    extra_body={"ignore_eos": True},
-                    stream=stream,
-                )
-                if stream:
-                    first = True
-                    async for event in raw.parse():
-                        if first and event.choices and event.choices[0].delta.content:
-                            phase.to_first.append(time.monotonic() - started)
-                            first = False
-                phase.seconds.append(time.monotonic() - started)
-                phase.attempts.append(int(raw.headers["x-rlft-attempts"]))
-                phase.checkpoints.add(raw.headers["x-rlft-checkpoint"])
-            except openai.OpenAIError as error:
-                phase.failures.append(repr(error))
-                await asyncio.sleep(0.1)
+            await ask(self._client, "m", _TEXT, self.phase, max_tokens=self._max_tokens, stream=stream)
+
+
+async def ask(
+    client: openai.AsyncOpenAI, model: str, text: str, phase: Phase, *, max_tokens: int, stream: bool
+) -> None:
+    """One answer, counted in `phase`."""
+    started = time.monotonic()
+    try:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": text}],
+            max_tokens=max_tokens,
+            extra_body={"ignore_eos": True},
+            stream=stream,
+        )
+        if stream:
+            first = True
+            async for event in raw.parse():
+                if first and event.choices and event.choices[0].delta.content:
+                    phase.to_first.append(time.monotonic() - started)
+                    first = False
+        phase.seconds.append(time.monotonic() - started)
+        phase.attempts.append(int(raw.headers["x-rlft-attempts"]))
+        phase.checkpoints.add(raw.headers["x-rlft-checkpoint"])
+    except openai.OpenAIError as error:
+        phase.failures.append(repr(error))
+        await asyncio.sleep(0.1)
 
 
 async def measured(url: str, options: argparse.Namespace) -> dict[str, Any]:
