@@ -44,7 +44,7 @@ Postprocess = Annotated[
 ]
 Merge = Annotated[
     bool,
-    typer.Option("--merge", help="Merge adapters into their base: an engine for each, and somewhat quicker answers."),
+    typer.Option("--merge", help="Merge adapters into their base: whole weights, an engine for each name."),
 ]
 State = Annotated[
     Path | None, typer.Option("--state", help="File that remembers promotes; default: RUNS_DIR/.serving/state.json.")
