@@ -24,12 +24,19 @@ class Sequences:
     """A prompt and its completions, as token ids; `first_token` numbers their completion tokens within the step.
 
     The completion tokens of all groups of a step form one flat axis [T]: old log-probs, rewards and advantages live
-    on it, and every micro-batch says which of its entries it computes.
+    on it, and every micro-batch says which of its entries it computes. The first `given[k]` tokens of completion k are
+    read and not predicted, and have no entry (empty: none are): prompts that only begin alike share their beginning.
     """
 
     prompt: Sequence[int]
     completions: Sequence[Sequence[int]]
     first_token: int
+    given: Sequence[int] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Entries on the flat axis."""
+        return sum(len(c) for c in self.completions) - sum(self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,15 @@ class _Row:
     tokens: list[int]
 
 
-def number_tokens(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> list[Sequences]:
-    """Give consecutive numbers to the completion tokens of (prompt, completions) pairs."""
-    numbered, first = [], 0
-    for prompt, completions in groups:
-        numbered.append(Sequences(prompt, completions, first))
-        first += sum(len(c) for c in completions)
+def number_tokens(
+    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], given: Sequence[Sequence[int]] = ()
+) -> list[Sequences]:
+    """Give consecutive numbers to the completion tokens of (prompt, completions) pairs; `given`: as in `Sequences`."""
+    numbered: list[Sequences] = []
+    first = 0
+    for (prompt, completions), read in zip(groups, given or [()] * len(groups), strict=True):
+        numbered.append(Sequences(prompt, completions, first, read))
+        first += numbered[-1].num_tokens
     return numbered
 
 
@@ -119,7 +129,7 @@ def pad(groups: Sequence[Sequences], *, max_tokens: int, multiple: int = 1) -> l
     """
     for group in groups:
         _check(group)
-    singles = [Sequences(g.prompt, [c], first) for g in groups for c, first in _numbered(g)]
+    singles = [Sequences(g.prompt, [c], first, [given]) for g in groups for c, given, first in _numbered(g)]
     singles.sort(key=lambda s: (-_positions(s), s.first_token))
     batches: list[MicroBatch] = []
     start = 0
@@ -145,7 +155,7 @@ def attention_allowed(group: np.ndarray, branch: np.ndarray) -> np.ndarray:
 
 
 def _check(group: Sequences) -> None:
-    if not len(group.prompt) or any(not len(c) for c in group.completions):
+    if not len(group.prompt) or any(len(c) <= given for c, given, _ in _numbered(group)):
         raise ValueError("a prompt and each of its completions need at least one token")
 
 
@@ -153,12 +163,13 @@ def _positions(group: Sequences) -> int:
     return len(group.prompt) + sum(len(c) for c in group.completions)
 
 
-def _numbered(group: Sequences) -> list[tuple[Sequence[int], int]]:
-    pairs, first = [], group.first_token
-    for completion in group.completions:
-        pairs.append((completion, first))
-        first += len(completion)
-    return pairs
+def _numbered(group: Sequences) -> list[tuple[Sequence[int], int, int]]:
+    """Each completion, how many of its tokens are only read, and the number of the first that is predicted."""
+    found, first = [], group.first_token
+    for completion, given in zip(group.completions, group.given or [0] * len(group.completions), strict=True):
+        found.append((completion, given, first))
+        first += len(completion) - given
+    return found
 
 
 def _split(group: Sequences, max_tokens: int) -> list[Sequences]:
@@ -166,15 +177,17 @@ def _split(group: Sequences, max_tokens: int) -> list[Sequences]:
     _check(group)
     parts: list[Sequences] = []
     current: list[Sequence[int]] = []
+    read: list[int] = []
     first, used = group.first_token, len(group.prompt)
-    for completion, number in _numbered(group):
+    for completion, given, number in _numbered(group):
         if current and used + len(completion) > max_tokens:
-            parts.append(Sequences(group.prompt, current, first))
-            current, first, used = [], number, len(group.prompt)
+            parts.append(Sequences(group.prompt, current, first, read))
+            current, read, first, used = [], [], number, len(group.prompt)
         current.append(completion)
+        read.append(given)
         used += len(completion)
     if current:
-        parts.append(Sequences(group.prompt, current, first))
+        parts.append(Sequences(group.prompt, current, first, read))
     return parts
 
 
@@ -185,16 +198,16 @@ def _append(row: _Row, part: Sequences) -> None:
     row.positions += range(num_prompt)
     row.group += [group] * num_prompt
     row.branch += [0] * num_prompt
-    for branch, (completion, number) in enumerate(_numbered(part), start=1):
+    for branch, (completion, given, number) in enumerate(_numbered(part), start=1):
         length, at = len(completion), len(row.ids)
         row.ids += completion
         row.positions += range(num_prompt, num_prompt + length)
         row.group += [group] * length
         row.branch += [branch] * length
         # The prompt's last position predicts the first token of every completion.
-        row.predict += [start + num_prompt - 1, *range(at, at + length - 1)]
-        row.targets += completion
-        row.tokens += range(number, number + length)
+        row.predict += [start + num_prompt - 1, *range(at, at + length - 1)][given:]
+        row.targets += completion[given:]
+        row.tokens += range(number, number + length - given)
 
 
 def _finish(row: _Row, multiple: int) -> MicroBatch:
@@ -241,12 +254,13 @@ def _stack(singles: Sequence[Sequences], length: int) -> MicroBatch:
     targets: list[int] = []
     tokens: list[int] = []
     for row, single in enumerate(singles):
-        completion, num_prompt = single.completions[0], len(single.prompt)
+        ((completion, given, number),) = _numbered(single)
+        num_prompt, num_targets = len(single.prompt), len(completion) - given
         ids[row, : num_prompt + len(completion)] = [*single.prompt, *completion]
-        rows += [row] * len(completion)
-        cols += range(num_prompt - 1, num_prompt + len(completion) - 1)
-        targets += completion
-        tokens += range(single.first_token, single.first_token + len(completion))
+        rows += [row] * num_targets
+        cols += range(num_prompt - 1 + given, num_prompt + len(completion) - 1)
+        targets += completion[given:]
+        tokens += range(number, number + num_targets)
     return MicroBatch(
         input_ids=ids,
         position_ids=np.broadcast_to(np.arange(length, dtype=np.int64), ids.shape).copy(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 from rlft_core.data.encode import encode_target
@@ -32,34 +33,35 @@ def judge_rows(
     max_length: int,
     skipped: Counter[str],
     rationale_fields: tuple[str, str] | None = None,
-) -> list[JudgeRow]:
+) -> list[list[JudgeRow]]:
     """Rows for every pair of a row's output and one of its negatives; those that are too long are counted in `skipped`.
+
+    Comparisons of one task, where contrasts with it follow each other, are together: they begin alike, and a batch that has all
+    of them computes that beginning once.
 
     `rationale_fields`: columns of a contrast's row with the reasons for its output and against the negative.
     A pair is left out in both orders or in none, so that neither label is the more frequent one. Raises JudgeError when a
     label is no single token.
     """
     labels = template.comparing().label_ids(tokenizer)
-    found: list[JudgeRow] = []
-    for contrast in contrasts:
-        for negative in contrast.negatives:
-            for principle in template.principles:
+    families: list[list[JudgeRow]] = []
+    for _, contrasts_of_task in groupby(contrasts, key=lambda contrast: contrast.row.input):
+        found: list[JudgeRow] = []
+        for contrast in contrasts_of_task:
+            reasons = _reasons(contrast.row, template, tokenizer, rationale_fields)
+            for principle, negative in product(template.principles, contrast.negatives):
                 texts = contrast.row.output, negative.text
-                orders = (texts, texts[::-1])
-                prompts = [
-                    template.prompt(tokenizer, contrast.row.input, *order, principle=principle) for order in orders
-                ]
                 rows = [
-                    (prompt, [label, *reasons])
-                    for prompt, label, reasons in zip(
-                        prompts, labels, _reasons(contrast.row, template, tokenizer, rationale_fields), strict=True
-                    )
+                    (template.prompt(tokenizer, contrast.row.input, *order, principle=principle), [label, *why])
+                    for order, label, why in zip((texts, texts[::-1]), labels, reasons, strict=True)
                 ]
                 if max(len(prompt) + len(target) for prompt, target in rows) > max_length:
                     skipped[TOO_LONG] += len(rows)
                 else:
                     found += rows
-    return found
+        if found:
+            families.append(found)
+    return families
 
 
 def _reasons(

@@ -43,7 +43,7 @@ class SftState:
 def sft_update(state: SftState, pairs: Sequence[Pair], stage: SftStage) -> dict[str, float]:
     """One optimiser step on this rank's rows; returns metrics of the whole step, the same on every rank."""
     sequences = as_sequences(pairs, train_on_prompt=stage.train_on_prompt)
-    mine = sum(len(c) for s in sequences for c in s.completions)
+    mine = sum(s.num_tokens for s in sequences)
     num_tokens = int(state.collective.sum(torch.tensor([mine]))[0])
     total = torch.zeros((), dtype=torch.float64)
     with state.compute.autocast():
@@ -70,7 +70,7 @@ def validation_loss(state: SftState, pairs: Sequence[Pair]) -> float:
         return (state.policy(rows).logprobs,)
 
     sequences = as_sequences(pairs, train_on_prompt=False)
-    count = sum(len(c) for s in sequences for c in s.completions)
+    count = sum(s.num_tokens for s in sequences)
     found = collect(forward, sequences, count, state.compute, state.collective)
     mine = torch.tensor([-float(found[0].double().sum()), float(count)], dtype=torch.float64)
     total, tokens = state.collective.sum(mine).tolist()
@@ -78,7 +78,39 @@ def validation_loss(state: SftState, pairs: Sequence[Pair]) -> float:
 
 
 def as_sequences(pairs: Sequence[Pair], *, train_on_prompt: bool) -> list[Sequences]:
-    """Rows to pack. Training on the prompt makes all but its first token a target."""
+    """Rows to pack. Training on the prompt makes all but its first token a target.
+
+    Otherwise neighbours whose prompts begin alike, over more than half of the longest, become one group and their common
+    beginning is computed once: a task, before the answers to it that are compared.
+    """
     if train_on_prompt:
-        pairs = [(prompt[:1], [*prompt[1:], *output]) for prompt, output in pairs]
-    return number_tokens([(list(prompt), [list(output)]) for prompt, output in pairs])
+        return number_tokens([(prompt[:1], [[*prompt[1:], *output]]) for prompt, output in pairs])
+    groups = [([*prompts[0][:shared]], prompts, outputs, shared) for prompts, outputs, shared in _alike(pairs)]
+    return number_tokens(
+        [
+            (start, [[*prompt[shared:], *output] for prompt, output in zip(prompts, outputs, strict=True)])
+            for start, prompts, outputs, shared in groups
+        ],
+        given=[[len(prompt) - shared for prompt in prompts] for _, prompts, _, shared in groups],
+    )
+
+
+def _alike(pairs: Sequence[Pair]) -> list[tuple[list[Sequence[int]], list[Sequence[int]], int]]:
+    """Runs of rows, each with its prompts, its outputs and the number of tokens with which all its prompts begin."""
+    found: list[tuple[list[Sequence[int]], list[Sequence[int]], int]] = []
+    for prompt, output in pairs:
+        if found:
+            prompts, outputs, shared = found[-1]
+            common = _num_common(prompts[0][:shared], prompt)
+            if 2 * common > max(len(prompt), *map(len, prompts)):
+                found[-1] = [*prompts, prompt], [*outputs, output], common
+                continue
+        found.append(([prompt], [output], len(prompt)))
+    return found
+
+
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many equal tokens two texts begin."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,16 @@ class Best:
 
 
 def sft_loop(config: dict[str, Any]) -> None:
-    """Ray Train's function. `config` holds the Job, refs of the tokenised rows and the mailbox."""
+    """Ray Train's function. `config` holds the Job, refs of the tokenised rows and the mailbox.
+
+    Training rows come in families, which are drawn together.
+    """
     job: Job = config["job"]
     mailbox = config["mailbox"]
     with told_to(mailbox):
         stage = job.recipe.stage(job.stage)
         assert isinstance(stage, SftStage)
-        train: list[Pair] = ray.get(config["train"][0])
+        train: list[list[Pair]] = ray.get(config["train"][0])
         validation: list[Pair] = ray.get(config["validation"][0])
         device, collective = prepare_rank(job.recipe, stage)
         policy = load_policy(job.recipe, stage, job.start, device)
@@ -87,11 +91,21 @@ def sft_loop(config: dict[str, Any]) -> None:
             ray.get(mailbox.close.remote())
 
 
-def _step(state: SftState, stage: SftStage, job: Job, train: list[Pair], validation: list[Pair]) -> dict[str, float]:
+def _step(
+    state: SftState, stage: SftStage, job: Job, train: list[list[Pair]], validation: list[Pair]
+) -> dict[str, float]:
     started = time.perf_counter()
-    rows = rows_of_step(state.step, num_rows=len(train), per_step=stage.batch_rows, seed=job.recipe.seed)
+    rows = list(chain.from_iterable(train))
+    drawn = rows_of_step(
+        state.step,
+        num_rows=len(rows),
+        per_step=stage.batch_rows,
+        seed=job.recipe.seed,
+        families=tuple(map(len, train)),
+    )
     rank, num_ranks = state.collective.rank, state.collective.num_ranks
-    metrics = sft_update(state, [train[row] for row in rows[rank::num_ranks]], stage)
+    mine = drawn[rank * len(drawn) // num_ranks : (rank + 1) * len(drawn) // num_ranks]  # neighbours stay on one rank
+    metrics = sft_update(state, [rows[row] for row in mine], stage)
     metrics["time/step_s"] = time.perf_counter() - started
     last = state.step == stage.num_steps
     if validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):

@@ -33,10 +33,11 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
     )
     with context.observer.stage(stage.name, num_steps=stage.num_steps) as observe:
         held_out: list[Contrast] = []
+        families = [[pair] for pair in train]
         if stage.judge is not None:
             comparisons, held_out = await _comparisons(context, stage, stage.judge, start)
-            train = train + comparisons if stage.judge.imitate else comparisons
-        await train_on_rows(context, stage, entry.sft, observe, train=train, validation=validation)
+            families = [*families, *comparisons] if stage.judge.imitate else comparisons
+        await train_on_rows(context, stage, entry.sft, observe, train=families, validation=validation)
         if stage.judge is not None and any(contrast.negatives for contrast in held_out):
             found = await held_out_report(context, stage, stage.judge, held_out)
             write_json(context.stage_folder(stage.name) / RESULT, found)
@@ -45,8 +46,8 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
 
 async def _comparisons(
     context: RunContext, stage: SftStage, config: JudgeRowsConfig, start: str
-) -> tuple[list[Pair], list[Contrast]]:
-    """Rows of comparisons, to be learned beside the outputs, and pairs to measure on. Raises DataError when none fits."""
+) -> tuple[list[list[Pair]], list[Contrast]]:
+    """Rows of comparisons, a task's together, and pairs to measure on. Raises DataError when none fits."""
     pairs, held_out = await pairs_of(context, stage, config.pairs, start)
     template = load_template(config.template, base_dir=context.base_dir)
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
@@ -64,5 +65,5 @@ async def _comparisons(
     for reason, count in skipped.items():
         context.notice(f"{stage.name}: {count} {reason} take no part")
     beside = " beside the outputs" if config.imitate else ", and nothing else"
-    context.observer.terminal.line(f"{stage.name}: {len(rows)} comparisons are learned{beside}")
-    return list(rows), held_out
+    context.observer.terminal.line(f"{stage.name}: {sum(map(len, rows))} comparisons are learned{beside}")
+    return [list(family) for family in rows], held_out

@@ -111,6 +111,48 @@ def test_a_group_by_hand() -> None:
     assert micro.tokens.tolist() == [0, 1, 2]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=groups_of_a_step,
+    budget=st.integers(1, 60),
+    multiple=st.sampled_from([1, 8]),
+    packing=st.booleans(),
+    data=st.data(),
+)
+def test_what_is_given_is_read_and_not_predicted(
+    groups: list[tuple[list[int], list[list[int]]]], budget: int, multiple: int, packing: bool, data: st.DataObject
+) -> None:
+    given_of = [[data.draw(st.integers(0, len(c) - 1)) for c in completions] for _, completions in groups]
+    numbered = number_tokens(groups, given_of)
+    make = pack if packing else pad
+    micros = make(numbered, max_tokens=budget, multiple=multiple)
+    expected = [
+        (prompt, c, place)
+        for (prompt, completions), reads in zip(groups, given_of, strict=True)
+        for c, read in zip(completions, reads, strict=True)
+        for place in range(read, len(c))
+    ]
+    assert sum(s.num_tokens for s in numbered) == len(expected)
+    assert sorted(t for m in micros for t in m.tokens.tolist()) == list(range(len(expected)))
+    for micro in micros:
+        columns = zip(micro.predict_row, micro.predict_col, micro.targets, micro.tokens, strict=True)
+        for row, col, target, number in columns:
+            prompt, completion, place = expected[number]
+            text = [*prompt, *completion[:place]]
+            assert target == completion[place]
+            assert visible_text(micro, row, col) == (text, list(range(len(text))))
+
+
+def test_what_is_given_by_hand() -> None:
+    (micro,) = pack(number_tokens([([7, 8], [[1, 2], [3, 4, 5]]), ([9], [[6]])], [[1, 2], [0]]), max_tokens=16)
+    assert micro.input_ids.tolist() == [[7, 8, 1, 2, 3, 4, 5, 9, 6]]
+    assert micro.predict_col.tolist() == [2, 5, 7]
+    assert micro.targets.tolist() == [2, 5, 6]
+    assert micro.tokens.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="at least one token"):
+        pack(number_tokens([([7], [[1, 2]])], [[2]]), max_tokens=16)
+
+
 def test_a_group_that_does_not_fit_is_split_and_its_prompt_repeated() -> None:
     micros = pack(number_tokens([([7, 8], [[1, 1], [2, 2], [3, 3]])]), max_tokens=6)
     assert [m.input_ids.tolist() for m in micros] == [[[7, 8, 1, 1, 2, 2]], [[7, 8, 3, 3]]]

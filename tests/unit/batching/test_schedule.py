@@ -32,6 +32,37 @@ def test_the_order_of_rows_is_the_same_on_every_machine() -> None:
     assert rows_of_step(1, num_rows=6, per_step=4, seed=0)[:2] == [0, 1]
 
 
+def test_families_stay_neighbours_in_their_order() -> None:
+    sizes = (1, 3, 2, 1, 4)
+    members = [list(range(sum(sizes[:k]), sum(sizes[: k + 1]))) for k in range(len(sizes))]
+    seen = set()
+    for epoch in range(6):
+        drawn = rows_of_step(epoch, num_rows=11, per_step=11, seed=1, families=sizes)
+        order = [
+            next(k for k, rows in enumerate(members) if rows[0] == row)
+            for row in drawn
+            if [row] in [m[:1] for m in members]
+        ]
+        assert drawn == [row for family in order for row in members[family]]
+        assert sorted(order) == list(range(5))
+        seen.add(tuple(order))
+    assert len(seen) > 1
+    steps = [row for step in range(11) for row in rows_of_step(step, num_rows=11, per_step=3, seed=1, families=sizes)]
+    whole = [row for epoch in range(3) for row in rows_of_step(epoch, num_rows=11, per_step=11, seed=1, families=sizes)]
+    assert steps == whole
+
+
+def test_families_of_one_are_drawn_as_rows_are() -> None:
+    for step in range(5):
+        plain = rows_of_step(step, num_rows=10, per_step=4, seed=5)
+        assert rows_of_step(step, num_rows=10, per_step=4, seed=5, families=(1,) * 10) == plain
+
+
+def test_families_that_are_not_all_rows() -> None:
+    with pytest.raises(ValueError, match="families of 3 rows for 4 rows"):
+        rows_of_step(0, num_rows=4, per_step=1, seed=0, families=(1, 2))
+
+
 def test_no_rows() -> None:
     with pytest.raises(ValueError, match="no rows"):
         rows_of_step(0, num_rows=0, per_step=1, seed=0)

@@ -241,7 +241,7 @@ def test_pairs_become_rows_in_both_orders() -> None:
     template, tokenizer = load_template("instruction-following"), load_tokenizer(resolve_model(DEFAULT_MODEL))
     contrast = Contrast(ROW, (Negative("rejected", "no tool"),))
     skipped: Counter[str] = Counter()
-    found = judge_rows([contrast], template, tokenizer, max_length=2000, skipped=skipped)
+    (found,) = judge_rows([contrast], template, tokenizer, max_length=2000, skipped=skipped)
     assert len(found) == 2 * len(template.principles)
     labels = template.label_ids(tokenizer)
     for number, principle in enumerate(template.principles):
@@ -254,14 +254,29 @@ def test_pairs_become_rows_in_both_orders() -> None:
     assert (short, skipped) == ([], {TOO_LONG: 8})
 
 
+def test_comparisons_of_one_task_are_together() -> None:
+    template, tokenizer = load_template("better-answer"), load_tokenizer(resolve_model(DEFAULT_MODEL))
+    others = [Row("s", "another task", "a spoon", {}), Row("t", ROW.input, "a hammer", {})]
+    contrasts = [
+        Contrast(ROW, (Negative("rejected", "no tool"), Negative("rejected", "a fork"))),
+        Contrast(others[1], (Negative("rejected", "no hammer"),)),
+        Contrast(others[0], (Negative("rejected", "no spoon"),)),
+    ]
+    found = judge_rows(contrasts, template, tokenizer, max_length=400, skipped=Counter())
+    assert [len(family) for family in found] == [6, 2]
+    assert all(ROW.input in tokenizer.decode(prompt) for prompt, _ in found[0])
+    long = Contrast(others[0], (Negative("rejected", "no spoon " * 400),))
+    assert judge_rows([long], template, tokenizer, max_length=400, skipped=Counter()) == []
+
+
 def test_reasons_follow_the_judgement_and_do_not_move_it() -> None:
     tokenizer = load_tokenizer(resolve_model(DEFAULT_MODEL))
     template = load_template("better-answer")
     row = Row("r", "task", "a tool", {"good": "says {rationale_b} it all", "bad": "is vague"})
     contrast = Contrast(row, (Negative("rejected", "no tool"),))
     skipped: Counter[str] = Counter()
-    plain = judge_rows([contrast], template, tokenizer, max_length=400, skipped=skipped)
-    found = judge_rows(
+    (plain,) = judge_rows([contrast], template, tokenizer, max_length=400, skipped=skipped)
+    (found,) = judge_rows(
         [contrast], template, tokenizer, max_length=400, skipped=skipped, rationale_fields=("good", "bad")
     )
     assert [prompt for prompt, _ in found] == [prompt for prompt, _ in plain]
@@ -273,7 +288,8 @@ def test_reasons_follow_the_judgement_and_do_not_move_it() -> None:
     assert first[-1] == second[-1] == tokenizer.eos_token_id
     longest = max(len(prompt) + len(target) for prompt, target in found)
     keys: dict[str, Any] = {"skipped": skipped, "rationale_fields": ("good", "bad")}
-    assert len(judge_rows([contrast], template, tokenizer, max_length=longest, **keys)) == 2
+    (fitting,) = judge_rows([contrast], template, tokenizer, max_length=longest, **keys)
+    assert len(fitting) == 2
     assert judge_rows([contrast], template, tokenizer, max_length=longest - 1, **keys) == []
 
 

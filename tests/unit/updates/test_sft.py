@@ -48,6 +48,41 @@ def test_loss_is_nats_per_output_token(
     assert metrics["tokens/trained"] == 28
 
 
+@pytest.mark.parametrize("max_row_tokens", [24, 64, 400])
+def test_rows_that_begin_alike_are_computed_once_and_change_nothing(
+    max_row_tokens: int, new_policy: Callable[..., Policy], plain_logprobs: Callable[..., list[float]]
+) -> None:
+    """Loss and gradient are those of every row on its own."""
+    rng = np.random.default_rng(1)
+
+    def ids(size: int) -> list[int]:
+        return rng.integers(0, 300, size=size).tolist()
+
+    tasks = [ids(12), ids(9)]
+    rows: list[Pair] = [([*task, *ids(k)], ids(m)) for task in tasks for k, m in ((3, 1), (4, 2), (0, 3), (5, 1))]
+    rows.append((ids(8), ids(4)))
+    groups = as_sequences(rows, train_on_prompt=False)
+    assert [(len(s.prompt), list(s.given)) for s in groups] == [(12, [3, 4, 0, 5]), (9, [3, 4, 0, 5]), (8, [0])]
+    stage = SftStage.model_validate({"num_steps": 10, "optimizer": {"max_grad_norm": 1e9}})
+
+    def after(rows: list[Pair], *, packing: bool) -> tuple[dict[str, float], list[torch.Tensor]]:
+        policy = new_policy()
+        compute = Compute(torch.device("cpu"), torch.float32, "dense", packing, max_row_tokens)
+        metrics = sft_update(SftState(policy, make_optimizer(policy, stage.optimizer), compute, Alone()), rows, stage)
+        return metrics, [p.detach().clone() for p in policy.parameters()]
+
+    apart = [rows[k] for k in (0, 4, 1, 5, 8, 2, 6, 3, 7)]  # no two of one task are neighbours
+    assert all(len(s.completions) == 1 for s in as_sequences(apart, train_on_prompt=False))
+    plain = [p for prompt, output in rows for p in plain_logprobs(new_policy().lm, prompt, output)]
+    reference, weights = after(apart, packing=False)
+    for found, moved in (after(rows, packing=True), after(rows, packing=False)):
+        assert found["loss/mean"] == pytest.approx(-sum(plain) / len(plain), rel=1e-6)
+        assert found["tokens/trained"] == len(plain) == 18
+        assert found["policy/grad_norm"] == pytest.approx(reference["policy/grad_norm"], rel=1e-5)
+        for one, other in zip(moved, weights, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_the_loss_falls(pairs: list[Pair], new_policy: Callable[..., Policy]) -> None:
     stage = SftStage.model_validate({"num_steps": 8, "optimizer": {"lr": 1e-2, "warmup_steps": 0}})
     state = state_of(new_policy(), stage)
