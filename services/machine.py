@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 
 from rlft_core.models.cache import MANIFEST, cache_root
 from rlft_core.models.default_model import DEFAULT_MODEL_NAME
+from services.cores import usable_cores
 
 _NVIDIA_SMI_TIMEOUT_S = 2.0
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
@@ -106,7 +107,7 @@ def facts(*, run_dir: Path = Path("runs"), cache_dir: Path | None = None) -> Fac
         vllm_importable=_present("vllm"),
         libnuma=_loadable("libnuma.so.1"),
         gpus=_gpus(),
-        cores=_cores(),
+        cores=usable_cores(),
         cpu_flags=_cpu_flags(),
         memory_bytes=memory_bytes,
         memory_available_bytes=memory_available_bytes,
@@ -193,15 +194,6 @@ def _gpus() -> tuple[Gpu, ...]:
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return parse_gpus(answer.stdout) if answer.returncode == 0 else ()
-
-
-def _cores() -> float:
-    """Cores this process may use: its affinity, or less where the container has a quota."""
-    cores = float(len(os.sched_getaffinity(0)))
-    quota = _read(Path("/sys/fs/cgroup/cpu.max")).split()
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, int(quota[0]) / int(quota[1]))
-    return cores
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from services.cores import whole_cores
+
 _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
@@ -18,7 +20,7 @@ _QUIET = {
 
 def share_of_cores(num_processes: int, asked: int = 0) -> int:
     """Compute threads for each of some processes that may run at once."""
-    return asked or max(1, (os.cpu_count() or 1) // num_processes)
+    return asked or max(1, whole_cores() // num_processes)
 
 
 def environment(num_threads: int, search_path: Path | None = None) -> dict[str, str]:

@@ -18,6 +18,7 @@ import torch
 
 from rlft_core.config.recipe import ClusterConfig
 from rlft_core.errors import ResourceError
+from services.cores import whole_cores
 
 _MIB = 1 << 20
 _START_ATTEMPTS = 3
@@ -83,7 +84,7 @@ def _start_local(cluster: ClusterConfig, needs: Needs, model_bytes: int) -> None
         try:
             ray.init(
                 address="local",
-                num_cpus=cluster.num_cpus or max(os.cpu_count() or 1, int(needs.num_cpus + 0.999)),
+                num_cpus=cluster.num_cpus or max(whole_cores(), int(needs.num_cpus + 0.999)),
                 object_store_memory=_store_bytes(cluster, model_bytes),
                 include_dashboard=cluster.dashboard,
                 dashboard_port=_free_port(),

@@ -21,13 +21,14 @@ from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
 from rlft_core.models.reward_model import RewardModel
 from rlft_core.updates.collective import Alone, Collective, Ranks
+from services.cores import whole_cores
 from services.learner.mailbox import Standing
 
 
 def prepare_rank(recipe: Recipe, stage: TrainingStage) -> tuple[torch.device, Collective]:
     """Set threads and device; join the process group."""
     learner = stage.learner
-    threads = learner.threads_per_rank or max(1, (os.cpu_count() or 1) // learner.num_ranks)
+    threads = learner.threads_per_rank or max(1, whole_cores() // learner.num_ranks)
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     device = ray.train.torch.get_device()
