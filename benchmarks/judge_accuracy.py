@@ -32,15 +32,16 @@ from rlft_core.negatives import read_samples
 
 def reports(source: str, template_name: str, pairs: Sequence[Comparison]) -> dict[str, Any]:
     """A report for every principle, and the accuracy of all of them together."""
+    tasks = [pair.row.input for pair in pairs]
     if (Path(source) / REWARD_FACTS).is_file():
-        return {"reward": judge_report(RewardModelJudge.load(source).compare(pairs))}
+        return {"reward": judge_report(RewardModelJudge.load(source).compare(pairs), tasks=tasks)}
     template = load_template(template_name)
     folder = str(resolve_model("default" if source == "base" else source))
     verdicts = CausalLmJudge.load(folder, template=template).compare(pairs)
     found: dict[str, Any] = {}
     for number, principle in enumerate(template.principles):
         parts = [verdict.principles[number] if verdict.principles else verdict for verdict in verdicts]
-        found[principle or "-"] = judge_report(parts)
+        found[principle or "-"] = judge_report(parts, tasks=tasks)
     found["together"] = {"accuracy": {"mean": sum(verdict.preferred for verdict in verdicts) / len(verdicts)}}
     return found
 

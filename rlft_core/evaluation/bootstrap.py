@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,20 +25,31 @@ class Interval:
 
 
 def interval(
-    values: Sequence[float] | np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap of the mean (Efron 1979).
 
     Rows are drawn n at a time with replacement, `resamples` times; the bounds are the quantiles (1 - level) / 2 and
-    (1 + level) / 2 of the resulting means. One value, or equal values, give an interval of width 0.
+    (1 + level) / 2 of the resulting means. One value, or equal values, give an interval of width 0. With `clusters`, values
+    of one cluster are drawn together, as many clusters as there are; a mean is still one over values (Cameron, Gelbach and
+    Miller 2008, section III).
 
     Raises:
-        ValueError: no values, a value that is not finite, a level outside (0, 1), or no resamples.
+        ValueError: no values, a value that is not finite, a level outside (0, 1), no resamples, or clusters of other values.
     """
     array = _checked(values)
     if not 0.0 < level < 1.0 or resamples < 1:
         raise ValueError(f"needs 0 < level < 1 and resamples >= 1, got level {level}, resamples {resamples}")
-    means = _resampled_means(array, resamples, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        means = _resampled_means(array, resamples, rng)
+    else:
+        means = _resampled_by_cluster(array, clusters, resamples, rng)
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(mean=float(array.mean()), low=float(low), high=float(high), n=len(array))
 
@@ -91,6 +102,21 @@ def paired_p_value(
 def _resampled_means(array: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     n = len(array)
     parts = [array[rng.integers(0, n, size=(size, n))].mean(axis=1) for size in _chunks(resamples, n)]
+    return np.concatenate(parts)
+
+
+def _resampled_by_cluster(
+    array: np.ndarray, clusters: Sequence[Hashable], resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    if len(clusters) != len(array):
+        raise ValueError(f"every value has one cluster, got {len(array)} values and {len(clusters)} clusters")
+    numbers: dict[Hashable, int] = {}
+    members = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    sums, sizes = np.bincount(members, weights=array), np.bincount(members)
+    parts = []
+    for size in _chunks(resamples, len(numbers)):
+        drawn = rng.integers(0, len(numbers), size=(size, len(numbers)))
+        parts.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     return np.concatenate(parts)
 
 

@@ -12,8 +12,10 @@ from rlft_core.evaluation.bootstrap import interval
 from rlft_core.judging.protocol import TIE, Verdict
 
 
-def judge_report(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Any]:
+def judge_report(verdicts: Sequence[Verdict], *, tasks: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """What a judge said of pairs whose first answer `a` is known to be the better one.
+
+    `tasks` names what each pair is about: pairs of one task are not independent, and intervals resample whole tasks.
 
     Returns:
         `accuracy`, interval of the share of pairs in which `a` has the higher mean score over both orders (a tie counts half);
@@ -26,8 +28,8 @@ def judge_report(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Any
     judged = [verdict for verdict in verdicts if verdict != TIE]
     orders = [pair for verdict in judged for pair in (verdict.a_first, verdict.b_first)]
     return {
-        "accuracy": interval([verdict.preferred for verdict in verdicts], seed=seed).as_dict(),
-        "strict": interval([verdict.outcome for verdict in verdicts], seed=seed).as_dict(),
+        "accuracy": interval([verdict.preferred for verdict in verdicts], clusters=tasks, seed=seed).as_dict(),
+        "strict": interval([verdict.outcome for verdict in verdicts], clusters=tasks, seed=seed).as_dict(),
         "agreement": float(np.mean([verdict.agrees for verdict in judged])) if judged else 1.0,
         "first": float(np.mean([verdict.first for verdict in judged])) if judged else 0.5,
         "said": float(np.mean([of_a + of_b for of_a, of_b in orders])) if orders else 1.0,

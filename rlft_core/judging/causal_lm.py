@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rlft_core.batching.packing import number_tokens
+from rlft_core.batching.sharing import share_beginnings
 from rlft_core.judging.protocol import Comparison, Verdict
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate, load_template
+from rlft_core.logprobs import token_logprobs
 from rlft_core.models.attention import attention_kind, to_device
 from rlft_core.models.compute import Compute, quick_dtype
 from rlft_core.models.loading import load_lm, load_tokenizer, round_matrices
@@ -73,11 +74,15 @@ class CausalLmJudge:
 
     def _label_probabilities(self, prompts: Sequence[list[int]]) -> list[tuple[float, float]]:
         """For each prompt, the probabilities of both labels among all tokens."""
-        logprobs = torch.zeros(2 * len(prompts))
-        groups = number_tokens([(prompt, [[label] for label in self.questions.labels]) for prompt in prompts])
+        first, second = self.questions.labels
+        logprobs = torch.zeros(len(prompts), 2)
+        head = self.model.output_layer
         with self.compute.autocast():
-            for micro in self.compute.rows(groups):
+            for micro in self.compute.rows(share_beginnings([(prompt, [first]) for prompt in prompts])):
                 rows = to_device(micro, self.compute.device, self.compute.attention)
-                logprobs[rows.tokens.cpu()] = self.model(rows).logprobs.float().cpu()
-        pairs = logprobs.view(-1, 2).double().exp().tolist()
-        return [(first, second) for first, second in pairs]
+                found = self.model(rows)
+                others = torch.full_like(rows.targets, second)
+                other = token_logprobs(found.hidden, head.weight, others, bias=head.bias, with_entropy=False)
+                both = torch.stack([found.logprobs, other.logprobs], dim=1)
+                logprobs[rows.tokens.cpu()] = both.float().cpu()
+        return [(of_first, of_second) for of_first, of_second in logprobs.double().exp().tolist()]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from rlft_core.batching.packing import Sequences, number_tokens
+from rlft_core.batching.sharing import Pair, share_beginnings
 from rlft_core.config.stages import SftStage
 from rlft_core.losses import sft_loss
 from rlft_core.models.attention import DeviceRows
@@ -19,9 +20,6 @@ from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Collective
 from rlft_core.updates.optimizer import learning_rate, optimizer_step
 from rlft_core.updates.passes import collect, micro_batches
-
-Pair = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a prompt and of its output, EOS included."""
 
 
 @dataclass(slots=True)
@@ -78,39 +76,7 @@ def validation_loss(state: SftState, pairs: Sequence[Pair]) -> float:
 
 
 def as_sequences(pairs: Sequence[Pair], *, train_on_prompt: bool) -> list[Sequences]:
-    """Rows to pack. Training on the prompt makes all but its first token a target.
-
-    Otherwise neighbours whose prompts begin alike, over more than half of the longest, become one group and their common
-    beginning is computed once: a task, before the answers to it that are compared.
-    """
+    """Rows to pack. Training on the prompt makes all but its first token a target; otherwise what prompts share is shared."""
     if train_on_prompt:
         return number_tokens([(prompt[:1], [[*prompt[1:], *output]]) for prompt, output in pairs])
-    groups = [([*prompts[0][:shared]], prompts, outputs, shared) for prompts, outputs, shared in _alike(pairs)]
-    return number_tokens(
-        [
-            (start, [[*prompt[shared:], *output] for prompt, output in zip(prompts, outputs, strict=True)])
-            for start, prompts, outputs, shared in groups
-        ],
-        given=[[len(prompt) - shared for prompt in prompts] for _, prompts, _, shared in groups],
-    )
-
-
-def _alike(pairs: Sequence[Pair]) -> list[tuple[list[Sequence[int]], list[Sequence[int]], int]]:
-    """Runs of rows, each with its prompts, its outputs and the number of tokens with which all its prompts begin."""
-    found: list[tuple[list[Sequence[int]], list[Sequence[int]], int]] = []
-    for prompt, output in pairs:
-        if found:
-            prompts, outputs, shared = found[-1]
-            common = _num_common(prompts[0][:shared], prompt)
-            if 2 * common > max(len(prompt), *map(len, prompts)):
-                found[-1] = [*prompts, prompt], [*outputs, output], common
-                continue
-        found.append(([prompt], [output], len(prompt)))
-    return found
-
-
-def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """With how many equal tokens two texts begin."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    return share_beginnings(pairs)

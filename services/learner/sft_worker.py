@@ -12,10 +12,11 @@ from typing import Any
 import ray
 
 from rlft_core.batching.schedule import rows_of_step
+from rlft_core.batching.sharing import Pair
 from rlft_core.config.stages import SftStage
 from rlft_core.errors import ModelError
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.sft import Pair, SftState, sft_update, validation_loss
+from rlft_core.updates.sft import SftState, sft_update, validation_loss
 from services.learner.entry import Job
 from services.learner.rank import choose_compute, layers_of, load_policy, prepare_rank, shard, standing, told_to
 from services.learner.saving import BEST, Facts, export, goes_on, promote, restore

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlft_core.batching.sharing import Pair
 from rlft_core.config.recipe import Recipe
 from rlft_core.data import Fitting, check_lengths, encode_prompt, encode_target
 from rlft_core.edits import changed_tokens, pieces
@@ -15,7 +16,6 @@ from rlft_core.errors import DataError
 from rlft_core.negatives import Contrast
 from rlft_core.types import Row
 from rlft_core.updates.reward_texts import Changed, TokenContrast
-from rlft_core.updates.sft import Pair
 
 Notice = Callable[[str], None]
 LEFT_OUT = "rows without any negative, or too long"

@@ -35,7 +35,7 @@ class HeldOutJudge:
     ) -> dict[str, Any]:
         """What `judge_report` says of pairs whose first answer is the better one. Raises JudgeError or ModelError."""
         judge = CausalLmJudge.load(model, template=template, trust_remote_code=trust_remote_code)
-        found = judge_report(judge.compare(pairs))
+        found = judge_report(judge.compare(pairs), tasks=[pair.row.input for pair in pairs])
         return {"num_pairs": len(pairs), "num_truncated": judge.num_truncated, **found}
 
 

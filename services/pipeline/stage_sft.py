@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from rlft_core.batching.sharing import Pair
 from rlft_core.config.pairs import FilePairsConfig, JudgeRowsConfig
 from rlft_core.config.stages import SftStage
 from rlft_core.errors import DataError
@@ -12,7 +13,6 @@ from rlft_core.judging.rows import judge_rows
 from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives import Contrast
-from rlft_core.updates.sft import Pair
 from services.learner import entry
 from services.pipeline.context import RunContext
 from services.pipeline.encoding import encode_pairs

@@ -31,6 +31,22 @@ def test_an_interval_is_the_quantiles_of_the_resampled_means() -> None:
     assert found.n == 7
 
 
+def test_clusters_are_drawn_as_wholes() -> None:
+    values = [0.1, 0.5, 0.2, 0.9, 0.4, 0.4, 0.7]
+    clusters = ["a", "b", "a", "c", "b", "a", "c"]
+    members = [[values[k] for k in range(7) if clusters[k] == name] for name in "abc"]
+    draws = np.random.default_rng(11).integers(0, 3, size=(500, 3)).tolist()
+    drawn = [[value for index in draw for value in members[index]] for draw in draws]
+    means = sorted(sum(one) / len(one) for one in drawn)
+    found = interval(values, clusters=clusters, level=0.9, resamples=500, seed=11)
+    assert found.mean == pytest.approx(3.2 / 7, abs=1e-12)
+    assert found.low == pytest.approx(quantile(means, 0.05), abs=1e-12)
+    assert found.high == pytest.approx(quantile(means, 0.95), abs=1e-12)
+    assert interval(values, clusters=range(7), seed=3) == interval(values, seed=3)
+    with pytest.raises(ValueError, match="7 values and 6 clusters"):
+        interval(values, clusters=clusters[:6])
+
+
 def test_an_interval_approaches_the_exact_bootstrap_distribution() -> None:
     values = [0.0, 1.0, 3.0, 7.0]
     exact = sorted(sum(draw) / 4 for draw in product(values, repeat=4))  # all 256 resamples

@@ -24,6 +24,16 @@ def test_a_report_by_hand() -> None:
     assert 0 < found["entropy"] < math.log(2)
 
 
+def test_pairs_of_one_task_are_drawn_together() -> None:
+    right, wrong = Verdict((0.9, 0.1), (0.9, 0.1)), Verdict((0.1, 0.9), (0.1, 0.9))
+    verdicts = [right] * 4 + [wrong] * 4
+    alone = judge_report(verdicts)["accuracy"]
+    together = judge_report(verdicts, tasks=["one"] * 4 + ["other"] * 4)["accuracy"]
+    assert alone["mean"] == together["mean"] == 0.5
+    assert (together["low"], together["high"]) == (0.0, 1.0)  # both tasks may be the same one
+    assert 0.0 < alone["low"] < alone["high"] < 1.0
+
+
 def test_a_judge_that_is_sure_has_no_entropy_and_one_that_is_not_has_all() -> None:
     assert judge_report([Verdict((1.0, 0.0), (1.0, 0.0))])["entropy"] == 0.0
     assert judge_report([Verdict((0.2, 0.2), (0.3, 0.3))])["entropy"] == pytest.approx(math.log(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlft_core.batching.sharing import share_beginnings
 from rlft_core.errors import ConfigError, JudgeError
 from rlft_core.evaluation.win_rate import win_rates
 from rlft_core.judging.causal_lm import CausalLmJudge
@@ -154,6 +156,17 @@ def test_a_language_model_is_asked_in_both_orders(judge: CausalLmJudge) -> None:
         a, b = asked.a.text, asked.b.text
         assert one.a_first == pytest.approx(plain_labels(judge, a, b), abs=1e-6)
         assert one.b_first == pytest.approx(plain_labels(judge, b, a)[::-1], abs=1e-6)
+
+
+def test_comparisons_of_one_task_begin_once(judge: CausalLmJudge) -> None:
+    long = replace(ROW, input="a task that says at some length what is to be done " * 6)
+    pairs = [Comparison(long, Answer("a tool"), Answer(text)) for text in ("no tool", "a fork", "two spoons")]
+    (group,) = share_beginnings([(prompt, [0]) for prompt in judge.questions.prompts(pairs)])
+    assert len(group.completions) == 6
+    for together, one in zip(judge.compare(pairs), pairs, strict=True):
+        (alone,) = judge.compare([one])
+        assert together.a_first == pytest.approx(alone.a_first, abs=1e-6)
+        assert together.b_first == pytest.approx(alone.b_first, abs=1e-6)
 
 
 def test_an_answer_cannot_break_out_of_its_place(judge: CausalLmJudge) -> None:

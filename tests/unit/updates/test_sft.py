@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from rlft_core.batching.sharing import Pair
 from rlft_core.config.stages import SftStage
 from rlft_core.models.compute import Compute
 from rlft_core.models.policy import Policy
 from rlft_core.updates.collective import Alone
 from rlft_core.updates.optimizer import make_optimizer
-from rlft_core.updates.sft import Pair, SftState, as_sequences, sft_update, validation_loss
+from rlft_core.updates.sft import SftState, as_sequences, sft_update, validation_loss
 
 
 @pytest.fixture
