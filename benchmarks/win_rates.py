@@ -1,11 +1,12 @@
-"""Win rates of two systems over several runs with different seeds, against the rows' own outputs: a table for docs/evidence.
+"""Win rates of systems over several runs with different seeds, against the rows' own outputs: a table for docs/evidence.
 
     python -m benchmarks.win_rates runs/levels-0 runs/levels-1 --judge FOLDER --systems sequence token \
         --watched ppo_sequence ppo_token
+    python -m benchmarks.win_rates runs/R-0 runs/R-1 runs/R-2 --judge FOLDER --systems offline on_policy --against start
 
-Outcomes are averaged over seeds row by row, then rows are resampled. With `--watched`, the answers that two PPO stages gave to
-validation rows while they learned are judged too, and it is said after how many samples the second one reached the final rate
-of the first.
+Outcomes are averaged over seeds row by row, then rows are resampled. With `--against`, systems are held against that system's
+answers in the same run. With `--watched`, the answers that two PPO stages gave to validation rows while they learned are judged
+too, and it is said after how many samples the second one reached the final rate of the first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,13 @@ class Asked:
 
     comparisons: list[Comparison] = field(default_factory=list)
 
-    def add(self, rows: Mapping[str, Row], answers: Mapping[str, Answer]) -> slice:
-        """Ask of each answer whether it beats the row's own output, in the order of the ids."""
+    def add(
+        self, rows: Mapping[str, Row], answers: Mapping[str, Answer], others: Mapping[str, Answer] | None = None
+    ) -> slice:
+        """Ask of each answer whether it beats the other one, or the row's own output, in the order of the ids."""
         first = len(self.comparisons)
-        self.comparisons += [Comparison(rows[i], answers[i], Answer(rows[i].output)) for i in sorted(answers)]
+        others = others or {i: Answer(row.output) for i, row in rows.items()}
+        self.comparisons += [Comparison(rows[i], answers[i], others[i]) for i in sorted(answers)]
         return slice(first, len(self.comparisons))
 
 
@@ -73,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--judge", required=True)
-    parser.add_argument("--systems", nargs=2, required=True)
+    parser.add_argument("--systems", nargs="+", required=True)
+    parser.add_argument("--against", metavar="SYSTEM")
     parser.add_argument("--watched", nargs=2, default=())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -83,27 +88,30 @@ def main() -> None:
     for run in options.runs:
         outputs = read_outputs(run, None, Path.cwd())
         for system in options.systems:
-            places[system].append(asked.add(outputs.rows, outputs.answers[system]))
+            others = outputs.answers[options.against] if options.against else None
+            places[system].append(asked.add(outputs.rows, outputs.answers[system], others))
         for stage in options.watched:
             looks[run.name, stage] = looks_of(run, stage, asked)
     found = np.array([verdict.outcome for verdict in load_judge(options.judge).compare(asked.comparisons)])
     rates = {system: np.stack([found[place] for place in where]) for system, where in places.items()}
     curves = {key: [(seen, float(found[place].mean())) for seen, place in where] for key, where in looks.items()}
-    result: dict[str, Any] = {"judge": options.judge, "runs": [run.name for run in options.runs], "rates": {}}
-    print(
-        "| win rate against the references | " + " | ".join(run.name for run in options.runs) + " | together [95 %] |"
-    )
+    against = options.against or "the references"
+    result: dict[str, Any] = {"judge": options.judge, "runs": [run.name for run in options.runs], "against": against}
+    result |= {"rates": {}, "differences": {}}
+    print(f"| win rate against {against} | " + " | ".join(run.name for run in options.runs) + " | together [95 %] |")
     print("|---" * (len(options.runs) + 2) + "|")
     for system, values in rates.items():
         whole = interval(values.mean(axis=0))
         result["rates"][system] = {"seeds": values.mean(axis=1).tolist(), **whole.as_dict()}
         seeds = " | ".join(f"{100 * value:.1f} %" for value in values.mean(axis=1))
         print(f"| {system} | {seeds} | {100 * whole.mean:.1f} % [{100 * whole.low:.1f}, {100 * whole.high:.1f}] |")
-    first, second = (rates[system].mean(axis=0) for system in options.systems)
-    difference, p = interval(second - first), paired_p_value(second, first)
-    result["difference"] = {**difference.as_dict(), "p": p}
-    bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    print(f"\n{options.systems[1]} − {options.systems[0]}: {100 * difference.mean:+.1f} points {bounds}, p = {p:.4f}\n")
+    print()
+    for earlier, later in combinations(options.systems, 2):
+        first, second = rates[earlier].mean(axis=0), rates[later].mean(axis=0)
+        difference, p = interval(second - first), paired_p_value(second, first)
+        result["differences"][f"{later} - {earlier}"] = {**difference.as_dict(), "p": p}
+        bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        print(f"{later} − {earlier}: {100 * difference.mean:+.1f} points {bounds}, p = {p:.4f}\n")
     for run in options.runs if options.watched else ():
         one, other = (curves[run.name, stage] for stage in options.watched)
         reached = samples_to(one[-1][1], other)
