@@ -90,6 +90,12 @@ def wording(metric: str) -> Wording:
     return Wording(f"{reward}: {name}" if detail else name[:1].upper() + name[1:])
 
 
+_SHORT_WORDS = frozenset(
+    {"all", "few", "new", "no", "off", "old", "on", "one", "raw", "set", "six", "ten", "top", "two"}
+)
+"""What a system's name may begin with that is not an acronym."""
+
+
 def is_detail(metric: str) -> bool:
     """Whether the metric only says what another one is made of: shown to who looks for it."""
     return "/" in metric and metric not in _WORDINGS
@@ -100,7 +106,8 @@ def system_label(name: str) -> str:
     if name.endswith(POST) and name != POST:
         return f"{system_label(name.removesuffix(POST))} + {POST[1:]}"
     first, *rest = name.split("_")
-    return " ".join([first.upper() if len(first) <= 3 else first[:1].upper() + first[1:], *rest])
+    acronym = len(first) <= 3 and first not in _SHORT_WORDS
+    return " ".join([first.upper() if acronym else first[:1].upper() + first[1:], *rest])
 
 
 def split_pair(name: str, systems: Iterable[str]) -> tuple[str, str]:

@@ -53,7 +53,14 @@ def test_the_comparisons_that_say_most_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, label", [("mle+post", "MLE + post"), ("base+post", "Base + post"), ("+post", "+post"), ("rl", "RL")]
+    "name, label",
+    [
+        ("mle+post", "MLE + post"),
+        ("base+post", "Base + post"),
+        ("+post", "+post"),
+        ("rl", "RL"),
+        ("off_policy", "Off policy"),
+    ],
 )
 def test_labels_of_systems(name: str, label: str) -> None:
     assert wording.system_label(name) == label
