@@ -48,6 +48,20 @@ class Best:
         return Best(**facts.get("best", {}))
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """All rows, tokenised; `families`: how many neighbours among those to train on are drawn together."""
+
+    train: list[Pair]
+    families: tuple[int, ...]
+    validation: list[Pair]
+
+    @staticmethod
+    def of(families: list[list[Pair]], validation: list[Pair]) -> Rows:
+        """From families of rows to train on."""
+        return Rows(list(chain.from_iterable(families)), tuple(map(len, families)), validation)
+
+
 def sft_loop(config: dict[str, Any]) -> None:
     """Ray Train's function. `config` holds the Job, refs of the tokenised rows and the mailbox.
 
@@ -58,8 +72,7 @@ def sft_loop(config: dict[str, Any]) -> None:
     with told_to(mailbox):
         stage = job.recipe.stage(job.stage)
         assert isinstance(stage, SftStage)
-        train: list[list[Pair]] = ray.get(config["train"][0])
-        validation: list[Pair] = ray.get(config["validation"][0])
+        rows = Rows.of(ray.get(config["train"][0]), ray.get(config["validation"][0]))
         device, collective = prepare_rank(job.recipe, stage)
         policy = load_policy(job.recipe, stage, job.start, device)
         compute, notes = choose_compute(job.recipe, stage, policy, device)
@@ -71,7 +84,7 @@ def sft_loop(config: dict[str, Any]) -> None:
         if collective.rank == 0:
             ray.get(mailbox.register.remote(here, None))
         while state.step < stage.num_steps:
-            metrics = _step(state, stage, job, train, validation)
+            metrics = _step(state, stage, job, rows)
             best = best.after(state.step, metrics.get(VALIDATION))
             if stage.keep == "best" and best.step == state.step:
                 export(job, policy, collective.rank, BEST)
@@ -92,23 +105,20 @@ def sft_loop(config: dict[str, Any]) -> None:
             ray.get(mailbox.close.remote())
 
 
-def _step(
-    state: SftState, stage: SftStage, job: Job, train: list[list[Pair]], validation: list[Pair]
-) -> dict[str, float]:
+def _step(state: SftState, stage: SftStage, job: Job, rows: Rows) -> dict[str, float]:
     started = time.perf_counter()
-    rows = list(chain.from_iterable(train))
     drawn = rows_of_step(
         state.step,
-        num_rows=len(rows),
+        num_rows=len(rows.train),
         per_step=stage.batch_rows,
         seed=job.recipe.seed,
-        families=tuple(map(len, train)),
+        families=rows.families,
     )
     rank, num_ranks = state.collective.rank, state.collective.num_ranks
     mine = drawn[rank * len(drawn) // num_ranks : (rank + 1) * len(drawn) // num_ranks]  # neighbours stay on one rank
-    metrics = sft_update(state, [rows[row] for row in mine], stage)
+    metrics = sft_update(state, [rows.train[row] for row in mine], stage)
     metrics["time/step_s"] = time.perf_counter() - started
     last = state.step == stage.num_steps
-    if validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):
-        metrics[VALIDATION] = validation_loss(state, validation[rank::num_ranks])
+    if rows.validation and (last or (stage.validate_every and state.step % stage.validate_every == 0)):
+        metrics[VALIDATION] = validation_loss(state, rows.validation[rank::num_ranks])
     return metrics
