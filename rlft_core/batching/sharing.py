@@ -8,6 +8,7 @@ What stands between the common beginning and the targets is given: read, but not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rlft_core.batching.packing import Sequences, number_tokens
 
@@ -17,25 +18,39 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 def share_beginnings(pairs: Sequence[Pair]) -> list[Sequences]:
     """Neighbours whose prompts begin alike, over more than half of the longest, as one group; targets keep their order."""
-    found = _alike(pairs)
-    return number_tokens(
-        [(run[0][0][:shared], [[*prompt[shared:], *targets] for prompt, targets in run]) for run, shared in found],
-        given=[[len(prompt) - shared for prompt, _ in run] for run, shared in found],
-    )
+    runs: list[_Run] = []
+    for pair in pairs:
+        if not (runs and runs[-1].takes(pair)):
+            runs.append(_Run([pair], len(pair[0]), len(pair[0])))
+    return number_tokens([run.group() for run in runs], given=[run.given() for run in runs])
 
 
-def _alike(pairs: Sequence[Pair]) -> list[tuple[list[Pair], int]]:
-    """Runs of neighbours, and with how many equal tokens all prompts of each begin."""
-    found: list[tuple[list[Pair], int]] = []
-    for prompt, targets in pairs:
-        if found:
-            run, shared = found[-1]
-            common = _num_common(run[0][0][:shared], prompt)
-            if 2 * common > max(len(prompt), *(len(one) for one, _ in run)):
-                found[-1] = [*run, (prompt, targets)], common
-                continue
-        found.append(([(prompt, targets)], len(prompt)))
-    return found
+@dataclass(slots=True)
+class _Run:
+    """Neighbours: all prompts begin with the same `shared` tokens, the longest has `longest`."""
+
+    pairs: list[Pair]
+    shared: int
+    longest: int
+
+    def takes(self, pair: Pair) -> bool:
+        """Take one more, unless too little would be left that all begin with."""
+        shared = _num_common(self.pairs[0][0][: self.shared], pair[0])
+        longest = max(self.longest, len(pair[0]))
+        if 2 * shared <= longest:
+            return False
+        self.pairs.append(pair)
+        self.shared, self.longest = shared, longest
+        return True
+
+    def group(self) -> tuple[Sequence[int], list[list[int]]]:
+        """The common beginning, and what follows it in each text."""
+        beginning = self.pairs[0][0][: self.shared]
+        return beginning, [[*prompt[self.shared :], *targets] for prompt, targets in self.pairs]
+
+    def given(self) -> list[int]:
+        """How much of what follows is still prompt."""
+        return [len(prompt) - self.shared for prompt, _ in self.pairs]
 
 
 def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
