@@ -47,6 +47,38 @@ def call(*arguments: str) -> Any:
 
 # Surface
 
+SURFACE = {
+    "jobs": "--address --debug",
+    "logs": "--address --debug --follow -f run",
+    "resume": "--address --debug --follow run",
+    "scale": "--address --answer --judge --no-wait --reward --rollouts --runs-dir --scorers --wait run",
+    "status": "--address --answer --json --runs-dir run",
+    "stop": "--address --answer --now --runs-dir run",
+    "submit": "--address --cpus --debug --env --follow --memory-gb --name --runs-dir --set recipe",
+    "init": "--debug --force --input --instruction --model --name --out --output data_file",
+    "run": "--as-job --debug --fresh --name --require-env --runs-dir --set recipe",
+    "check": "--debug --no-tokenizer --runs-dir --set --tokenizer recipe",
+    "doctor": "--json",
+    "negatives": "--debug --runs-dir --set --show --stage recipe",
+    "report": "--debug --runs-dir run",
+    "compare": "--debug --judge --out --reference --runs-dir --stage --template runs",
+    "generate": (
+        "--best-of --by --debug --input --max-tokens --out --rows --runs-dir --seed --temperature --template run"
+    ),
+    "key": "--admin --debug name",
+    "promote": "--debug --model --percent --url checkpoint",
+    "rollback": "--debug --model --url",
+    "serve": (
+        "--debug --host --idle --keys --kv-cache-mb --max-at-once --max-length --max-replicas --max-tokens --merge "
+        "--name --port --postprocess --replicas --requests-per-minute --runs-dir --scale-to-zero --state "
+        "--tensor-parallel --tokens-per-minute models"
+    ),
+    "show tokens": "--debug --limit --runs-dir --stage run",
+    "ui": "--debug --host --keys --port --runs-dir",
+    "version": "",
+}
+"""Every command and what it takes; an option with several names by each of them."""
+
 
 def test_commands_and_options_are_these() -> None:
     commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -55,123 +87,7 @@ def test_commands_and_options_are_these() -> None:
         name: sorted(text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts))
         for name, command in commands.items()
     }
-    assert found == {
-        "jobs": [
-            "--address",
-            "--debug",
-        ],
-        "logs": [
-            "--address",
-            "--debug",
-            "--follow",
-            "-f",
-            "run",
-        ],
-        "resume": [
-            "--address",
-            "--debug",
-            "--follow",
-            "run",
-        ],
-        "scale": [
-            "--address",
-            "--answer",
-            "--judge",
-            "--no-wait",
-            "--reward",
-            "--rollouts",
-            "--runs-dir",
-            "--scorers",
-            "--wait",
-            "run",
-        ],
-        "status": [
-            "--address",
-            "--answer",
-            "--json",
-            "--runs-dir",
-            "run",
-        ],
-        "stop": [
-            "--address",
-            "--answer",
-            "--now",
-            "--runs-dir",
-            "run",
-        ],
-        "submit": [
-            "--address",
-            "--cpus",
-            "--debug",
-            "--env",
-            "--follow",
-            "--memory-gb",
-            "--name",
-            "--runs-dir",
-            "--set",
-            "recipe",
-        ],
-        "init": [
-            "--debug",
-            "--force",
-            "--input",
-            "--instruction",
-            "--model",
-            "--name",
-            "--out",
-            "--output",
-            "data_file",
-        ],
-        "run": ["--as-job", "--debug", "--fresh", "--name", "--require-env", "--runs-dir", "--set", "recipe"],
-        "check": ["--debug", "--no-tokenizer", "--runs-dir", "--set", "--tokenizer", "recipe"],
-        "doctor": ["--json"],
-        "negatives": ["--debug", "--runs-dir", "--set", "--show", "--stage", "recipe"],
-        "report": ["--debug", "--runs-dir", "run"],
-        "compare": ["--debug", "--judge", "--out", "--reference", "--runs-dir", "--stage", "--template", "runs"],
-        "generate": [
-            "--best-of",
-            "--by",
-            "--debug",
-            "--input",
-            "--max-tokens",
-            "--out",
-            "--rows",
-            "--runs-dir",
-            "--seed",
-            "--temperature",
-            "--template",
-            "run",
-        ],
-        "key": ["--admin", "--debug", "name"],
-        "promote": ["--debug", "--model", "--percent", "--url", "checkpoint"],
-        "rollback": ["--debug", "--model", "--url"],
-        "serve": [
-            "--debug",
-            "--host",
-            "--idle",
-            "--keys",
-            "--kv-cache-mb",
-            "--max-at-once",
-            "--max-length",
-            "--max-replicas",
-            "--max-tokens",
-            "--merge",
-            "--name",
-            "--port",
-            "--postprocess",
-            "--replicas",
-            "--requests-per-minute",
-            "--runs-dir",
-            "--scale-to-zero",
-            "--state",
-            "--tensor-parallel",
-            "--tokens-per-minute",
-            "models",
-        ],
-        "show tokens": ["--debug", "--limit", "--runs-dir", "--stage", "run"],
-        "ui": ["--debug", "--host", "--keys", "--port", "--runs-dir"],
-        "version": [],
-    }
+    assert found == {name: options.split() for name, options in SURFACE.items()}
 
 
 def test_every_command_and_option_is_explained() -> None:
