@@ -20,7 +20,7 @@ from rlft_core.types import Row
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """`value` in [0, 1]: 0 is the lowest grade, 1 the highest. `entropy` of the grades in bits; `sure`: the probability that
+    """`value` in [0, 1]: 0 is the lowest grade, 1 the highest. `entropy` of the grades in nats; `sure`: the probability that
     any grade had, the rest is what the model wanted to say instead."""
 
     value: float
@@ -64,7 +64,7 @@ def _grade(row: Row, chances: Sequence[float]) -> Grade:
         raise JudgeError(f"row '{row.id}': no grade has any probability, so there is no grade; use another template")
     shares = [chance / sure for chance in chances]
     value = sum(step * share for step, share in enumerate(shares)) / (len(shares) - 1)
-    return Grade(value, -sum(share * math.log2(share) for share in shares if share > 0.0), sure)
+    return Grade(value, -sum(share * math.log(share) for share in shares if share > 0.0), sure)
 
 
 def _mean(parts: Sequence[Grade]) -> Grade:

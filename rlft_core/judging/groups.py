@@ -42,7 +42,7 @@ class Judged:
 
     def statistics(self, answer: int) -> Mapping[str, float]:
         """Of the comparisons of one answer that were asked: `agreement` of both orders, `first`: the share of the
-        probability that whatever stood first was given, `entropy` in bits, and `ties`; empty when there were none."""
+        probability that whatever stood first was given, `entropy` in nats, and `ties`; empty when there were none."""
         mine = [v for pair, v in zip(self.pairs, self.verdicts, strict=True) if answer in pair and v != TIE]
         if not mine:
             return {}

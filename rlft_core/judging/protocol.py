@@ -72,9 +72,9 @@ class Verdict:
 
     @property
     def entropy(self) -> float:
-        """Of the decision between both scores, in bits: 1 is a coin, 0 is sure."""
+        """Of the decision between both scores, in nats: ln 2 = .69 is a coin, 0 is sure."""
         share = _share(*self.scores)
-        return -sum(p * math.log2(p) for p in (share, 1.0 - share) if p > 0.0)
+        return -sum(p * math.log(p) for p in (share, 1.0 - share) if p > 0.0)
 
     def _votes(self) -> tuple[float, float]:
         """What each order says; of several principles, what most of them say."""
