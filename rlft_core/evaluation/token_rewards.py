@@ -21,7 +21,8 @@ def found_tokens(
     entries: Sequence[Sequence[np.ndarray]], contrasts: Sequence[TokenContrast], stage: RewardModelStage, *, seed: int
 ) -> dict[str, Any] | None:
     """How well the model finds the touched tokens: `worse`, low rewards in the worse texts; `better`, high ones in the
-    better texts; each as `localisation_report`. None when no contrast says where its texts differ.
+    better texts; each as `localisation_report`. None when no contrast says where its texts differ, or when no pair is an
+    edit: two texts of which more than half differs are two texts, and which of their tokens are bad nobody has said.
 
     A model of whole texts has no token rewards: what it says of a token is how much the score of the text so far changes
     with it. `entries` are those of `rlft_core.updates.reward.token_entries`.
@@ -42,6 +43,8 @@ def _marked(
 ) -> Iterator[MarkedText]:
     for texts, contrast in zip(entries, contrasts, strict=True):
         for number, changed in enumerate(contrast.changed):
+            if 2 * sum(map(len, changed)) > len(contrast.positive) + len(contrast.negatives[number]):
+                continue
             values = texts[1 + number] if worse else texts[0]
             rewards = values[1:] if stage.level == "token" else np.diff(values)
             touched = np.zeros(len(rewards), dtype=bool)

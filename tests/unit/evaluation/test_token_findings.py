@@ -44,6 +44,17 @@ def test_without_marks_nothing_is_found() -> None:
     assert found_tokens(ENTRIES, [plain], stage(level="token"), seed=0) is None
 
 
+def test_whole_other_texts_say_nothing_of_tokens() -> None:
+    rewritten = TokenContrast((7,), (1, 2, 3), ((4, 5, 3),), ("rejected",), (((0, 1), (0, 1)),))
+    assert found_tokens(ENTRIES, [rewritten], stage(level="token"), seed=0) is None
+    both = [
+        TokenContrast((7,), (1, 2, 3), ((1, 9, 3), (4, 5, 3)), ("typos", "rejected"), (((1,), (1,)), ((0, 1), (0, 1))))
+    ]
+    found = found_tokens([[*ENTRIES[0], ENTRIES[0][1]]], both, stage(level="token"), seed=0)
+    assert found is not None
+    assert list(found["worse"]["kinds"]) == ["typos"]
+
+
 def test_pairs_are_shown_kind_by_kind_with_normalised_rewards(tiny_folder: Path) -> None:
     tokenizer: Any = load_tokenizer(tiny_folder)
     good, bad = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in ("a tool", "a tol"))
