@@ -77,16 +77,11 @@ class RewardModelReward:
 
     @torch.inference_mode()
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float] | Sequence[TokenRewards]:
-        by_row: dict[str, list[int]] = {}
-        for index, sample in enumerate(samples):
-            by_row.setdefault(sample.row.id, []).append(index)
-        order = [index for members in by_row.values() for index in members]
+        by_prompt = self._by_prompt(samples)
+        order = [index for members in by_prompt.values() for index in members]
         texts = [self._text(samples[index]) for index in order]
         given = iter(texts)
-        groups = [
-            (self._prompt(samples[members[0]].row), [[*next(given), END] for _ in members])
-            for members in by_row.values()
-        ]
+        groups = [(list(prompt), [[*next(given), END] for _ in members]) for prompt, members in by_prompt.items()]
         stops = list(accumulate(len(text) + 1 for text in texts))
         values = self._values(groups, stops[-1] if stops else 0).numpy()
         # The entry before the first token comes first: see `rlft_core.updates.reward_texts`.
@@ -104,6 +99,17 @@ class RewardModelReward:
             for micro in self.compute.rows(number_tokens(groups)):
                 rows = to_device(micro, self.compute.device, self.compute.attention)
                 found[rows.tokens.cpu()] = self.model(rows).float().cpu()
+        return found
+
+    def _by_prompt(self, samples: Sequence[Sample]) -> dict[tuple[int, ...], list[int]]:
+        """Places of the samples by their prompt's tokens: equal prompts are computed once, whatever their rows are called."""
+        prompts: dict[int, tuple[int, ...]] = {}
+        found: dict[tuple[int, ...], list[int]] = {}
+        for index, sample in enumerate(samples):
+            row = id(sample.row)  # a group's samples have one row between them: its prompt is encoded once
+            if row not in prompts:
+                prompts[row] = tuple(self._prompt(sample.row))
+            found.setdefault(prompts[row], []).append(index)
         return found
 
     def _prompt(self, row: Row) -> list[int]:

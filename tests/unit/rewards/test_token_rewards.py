@@ -183,6 +183,28 @@ def test_a_model_of_tokens_rewards_the_policys_own_tokens(folder: Path) -> None:
         assert found.value == pytest.approx(found.per_token.mean(), abs=1e-6)
 
 
+def test_a_prompt_is_computed_once_whatever_its_rows_are_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = reward_of(folder)
+    first = written(reward, "a small tool")
+    alike = Row("row-2", first.row.input, "files", {"input": first.row.input})
+    other = Row("row-1", "holds files", "a tool", {"input": "holds files"})  # the id of the first, another task
+    rows = [first.row, other, alike]
+    samples = [Sample(row, first.text, first.token_ids, first.finish_reason) for row in rows]
+    asked: list[int] = []
+    values = RewardModelReward._values
+
+    def counted(self: RewardModelReward, groups: Any, num_tokens: int) -> torch.Tensor:
+        asked.extend(len(texts) for _, texts in groups)
+        return values(self, groups, num_tokens)
+
+    monkeypatch.setattr(RewardModelReward, "_values", counted)
+    for one, found in zip(samples, reward(samples), strict=True):
+        assert isinstance(found, TokenRewards)
+        assert found.per_token is not None
+        assert found.per_token.tolist() == pytest.approx(plain_rewards(reward, one).tolist(), abs=1e-4)
+    assert asked == [2, 1]
+
+
 def test_a_text_that_the_tokens_do_not_say_has_a_value_only(folder: Path) -> None:
     reward = reward_of(folder)
     one = written(reward, "a small tool")
