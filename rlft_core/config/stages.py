@@ -21,7 +21,7 @@ from rlft_core.config.rollout import RolloutConfig
 from rlft_core.config.training import CheckpointConfig, LearnerConfig, OptimizerConfig
 
 BASE = "base"
-"""The name under which stages refer to the untuned model."""
+"""The name under which stages refer to the model of `model.name`, untuned or tuned before."""
 
 
 def _check_rows_divide(batch_rows: int, num_ranks: int) -> None:

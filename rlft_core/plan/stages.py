@@ -226,4 +226,4 @@ def _disk_bytes(recipe: Recipe, stage: StageConfig, size: ModelSize | None) -> i
 
 def sources_text(plan: StagePlan) -> str:
     """Where a stage starts, for people."""
-    return ", ".join("the untuned model" if name == BASE else name for name in dict.fromkeys(plan.starts_from))
+    return ", ".join("the base model" if name == BASE else name for name in dict.fromkeys(plan.starts_from))

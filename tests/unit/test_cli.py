@@ -297,7 +297,7 @@ def test_a_plan_in_a_log_file_reads_as_plain_lines(capsys: pytest.CaptureFixture
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
     assert "Model org/name, 135 M parameters, bfloat16" in lines
     assert "Rows 1,150 train (prompts of 91 tokens, longest 147, 3 too long and left out), 300 test" in lines
-    assert "sft sft the untuned model 60 1,150 480 60" in lines
+    assert "sft sft the base model 60 1,150 480 60" in lines
     assert "ppo ppo sft 50 1,150 3,200 100" in lines
     assert "sft 1 x learner rank 1 0 not known" in lines
     assert "ppo 4 x learner rank 1 1 8.0 GiB (GPU)" in lines
