@@ -4,9 +4,10 @@
         --watched ppo_sequence ppo_token
     python -m benchmarks.win_rates runs/R-0 runs/R-1 runs/R-2 --judge FOLDER --systems offline on_policy --against start
 
-Outcomes are averaged over seeds row by row, then rows are resampled. With `--against`, systems are held against that system's
-answers in the same run. With `--watched`, the answers that two PPO stages gave to validation rows while they learned are judged
-too, and it is said after how many samples the second one reached the final rate of the first.
+Outcomes are averaged over seeds row by row, then rows are resampled: that tells of these trainings. "Any seed" resamples seeds
+too, and its p flips the signs of whole seeds: with three of them it is never below .25. With `--against`, systems are held
+against that system's answers in the same run. With `--watched`, the answers that two PPO stages gave to validation rows while
+they learned are judged too, and it is said after how many samples the second one reached the final rate of the first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from rlft_core.config.online import PpoStage
 from rlft_core.config.recipe import Recipe
 from rlft_core.data.prepare import rows_of
-from rlft_core.evaluation.bootstrap import interval, paired_p_value
+from rlft_core.evaluation.bootstrap import crossed_interval, interval, paired_p_value
 from rlft_core.judging.protocol import Answer, Comparison
 from rlft_core.types import Row
 from services.cli.compare import load_judge, read_outputs
@@ -72,6 +73,18 @@ def samples_to(rate: float, points: Curve) -> float | None:
     return float(points[-1][0]) if points and points[-1][1] >= rate else None
 
 
+def difference(later: np.ndarray, earlier: np.ndarray) -> dict[str, Any]:
+    """Of outcomes [seeds, rows] of two systems: by row over these seeds, and over seeds too."""
+    by_row, by_seed = ((later.mean(axis=axis), earlier.mean(axis=axis)) for axis in (0, 1))
+    every = crossed_interval(later - earlier).as_dict() | {"p": paired_p_value(*by_seed)}
+    return {**interval(by_row[0] - by_row[1]).as_dict(), "p": paired_p_value(*by_row), "any_seed": every}
+
+
+def points(told: Mapping[str, Any]) -> str:
+    """Two cells of a table: the bounds, and p."""
+    return f"[{100 * told['low']:+.1f}, {100 * told['high']:+.1f}] | {told['p']:.3f}"
+
+
 def main() -> None:
     """Print tables, and write all numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,12 +119,13 @@ def main() -> None:
         seeds = " | ".join(f"{100 * value:.1f} %" for value in values.mean(axis=1))
         print(f"| {system} | {seeds} | {100 * whole.mean:.1f} % [{100 * whole.low:.1f}, {100 * whole.high:.1f}] |")
     print()
+    print("| difference | points [95 %] | p | any seed [95 %] | p |\n|---|---|---|---|---|")
     for earlier, later in combinations(options.systems, 2):
-        first, second = rates[earlier].mean(axis=0), rates[later].mean(axis=0)
-        difference, p = interval(second - first), paired_p_value(second, first)
-        result["differences"][f"{later} - {earlier}"] = {**difference.as_dict(), "p": p}
-        bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-        print(f"{later} − {earlier}: {100 * difference.mean:+.1f} points {bounds}, p = {p:.4f}\n")
+        told = difference(rates[later], rates[earlier])
+        result["differences"][f"{later} - {earlier}"] = told
+        these, every = points(told), points(told["any_seed"])
+        print(f"| {later} − {earlier} | {100 * told['mean']:+.1f} {these} | {every} |")
+    print()
     for run in options.runs if options.watched else ():
         one, other = (curves[run.name, stage] for stage in options.watched)
         reached = samples_to(one[-1][1], other)

@@ -43,15 +43,40 @@ def interval(
         ValueError: no values, a value that is not finite, a level outside (0, 1), no resamples, or clusters of other values.
     """
     array = _checked(values)
-    if not 0.0 < level < 1.0 or resamples < 1:
-        raise ValueError(f"needs 0 < level < 1 and resamples >= 1, got level {level}, resamples {resamples}")
+    _check_resampling(level, resamples)
     rng = np.random.default_rng(seed)
     if clusters is None:
         means = _resampled_means(array, resamples, rng)
     else:
         means = _resampled_by_cluster(array, clusters, resamples, rng)
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return Interval(mean=float(array.mean()), low=float(low), high=float(high), n=len(array))
+    return _percentiles(array, means, level)
+
+
+def crossed_interval(
+    values: Sequence[Sequence[float]] | np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap of the mean of `values` [S, N]: S trainings with other seeds, each measured on the same N rows.
+
+    Trainings and rows are drawn with replacement, each by itself (Owen 2007, "The pigeonhole bootstrap"): the interval is
+    about trainings with any seed and any rows, where `interval` over rows is about these trainings. With S below five it
+    is too narrow when trainings differ much more than rows do. `n` is S N.
+
+    Raises:
+        ValueError: as in `interval`, or when `values` are no table.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2:
+        raise ValueError(f"needs a table of trainings and rows, got shape {table.shape}")
+    array = _checked(table.ravel())
+    _check_resampling(level, resamples)
+    rng = np.random.default_rng(seed)
+    num_trainings, num_rows = table.shape
+    parts = []
+    for size in _chunks(resamples, num_rows):
+        trainings = rng.multinomial(num_trainings, np.full(num_trainings, 1.0 / num_trainings), size=size)
+        rows = rng.multinomial(num_rows, np.full(num_rows, 1.0 / num_rows), size=size)
+        parts.append(((trainings @ table) * rows).sum(axis=1) / array.size)
+    return _percentiles(array, np.concatenate(parts), level)
 
 
 def paired_difference(
@@ -97,6 +122,16 @@ def paired_p_value(
         signs = 1.0 - 2.0 * rng.integers(0, 2, size=(size, n), dtype=np.int8)
         hits += int(np.count_nonzero(np.abs(signs @ differences) >= threshold))
     return (1 + hits) / (1 + permutations)
+
+
+def _check_resampling(level: float, resamples: int) -> None:
+    if not 0.0 < level < 1.0 or resamples < 1:
+        raise ValueError(f"needs 0 < level < 1 and resamples >= 1, got level {level}, resamples {resamples}")
+
+
+def _percentiles(array: np.ndarray, means: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Interval(mean=float(array.mean()), low=float(low), high=float(high), n=len(array))
 
 
 def _resampled_means(array: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

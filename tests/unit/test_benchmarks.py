@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.coordination import coordination
@@ -16,7 +17,7 @@ from benchmarks.leave_one_out import without
 from benchmarks.measured_run import Steps
 from benchmarks.pool_seeds import table
 from benchmarks.run import rounded
-from benchmarks.win_rates import samples_to
+from benchmarks.win_rates import difference, samples_to
 from rlft_core.batching.packing import attention_allowed, number_tokens, pack, pad, stack
 from rlft_core.config.stages import RewardModelStage
 from rlft_core.models.policy import Policy
@@ -132,3 +133,15 @@ def test_samples_to_a_rate_are_read_off_the_curve() -> None:
     assert samples_to(0.1, points) == 0.0
     assert samples_to(0.5, points) == 300.0
     assert samples_to(0.6, points) is None
+
+
+def test_a_difference_tells_these_seeds_from_any_seed() -> None:
+    """One seed of three is better in every row: sure of these trainings, and nothing of the next one."""
+    earlier = np.zeros((3, 16))
+    later = np.stack([np.ones(16), np.zeros(16), np.zeros(16)])
+    found = difference(later, earlier)
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert found["p"] < 0.001
+    assert found["any_seed"]["mean"] == pytest.approx(1 / 3)
+    assert found["any_seed"]["low"] == 0.0
+    assert found["any_seed"]["p"] == 1.0

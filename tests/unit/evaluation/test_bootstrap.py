@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlft_core.evaluation import bootstrap
-from rlft_core.evaluation.bootstrap import Interval, interval, paired_difference, paired_p_value
+from rlft_core.evaluation.bootstrap import Interval, crossed_interval, interval, paired_difference, paired_p_value
 
 
 def quantile(ordered: list[float], share: float) -> float:
@@ -149,9 +149,52 @@ def test_a_drawn_p_value_is_never_zero() -> None:
     assert paired_p_value([1.0] * 40, [0.0] * 40, permutations=99) == 0.01
 
 
+# ---------------------------------------------------------------- trainings and rows
+
+
+def test_a_crossed_interval_approaches_the_exact_bootstrap_distribution() -> None:
+    table = [[0.0, 1.0, 5.0], [2.0, 4.0, 9.0]]
+    exact = sorted(
+        sum(table[s][n] for s in trainings for n in rows) / 6
+        for trainings in product(range(2), repeat=2)
+        for rows in product(range(3), repeat=3)
+    )  # all 108 resamples
+    found = crossed_interval(table, level=0.5, resamples=40_000, seed=3)
+    assert found.mean == pytest.approx(21 / 6)
+    assert found.low == pytest.approx(quantile(exact, 0.25), abs=1e-12)
+    assert found.high == pytest.approx(quantile(exact, 0.75), abs=1e-12)
+    assert found.n == 6
+
+
+def test_trainings_that_differ_widen_a_crossed_interval() -> None:
+    """Of 40 trainings and 50 rows: as wide as the trainings' own interval, where rows alone see nothing of it."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0.0, 1.0, (40, 1)) + rng.normal(0.0, 0.01, (40, 50))
+    crossed, trainings, rows = crossed_interval(table), interval(table.mean(axis=1)), interval(table.mean(axis=0))
+    assert crossed.high - crossed.low == pytest.approx(trainings.high - trainings.low, rel=0.1)
+    assert rows.high - rows.low < 0.02 * (crossed.high - crossed.low)
+    alike = np.tile(rng.normal(size=200), (3, 1))
+    crossed, rows = crossed_interval(alike), interval(alike[0])
+    assert crossed.high - crossed.low == pytest.approx(rows.high - rows.low, rel=0.1)
+
+
+def test_a_crossed_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        table = rng.normal(0, 0.05, (7, 1)) + rng.normal(0, 0.3, (1, 40)) + rng.normal(0, 0.4, (7, 40))
+        found = crossed_interval(table, resamples=400)
+        hits += found.low <= 0.0 <= found.high
+    assert 0.92 <= hits / 300 <= 0.995
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: crossed_interval([1.0, 2.0]), "a table"),  # type: ignore[list-item]
+        (lambda: crossed_interval([[1.0, float("nan")]]), "value 1 of 2 is not finite"),
+        (lambda: crossed_interval(np.zeros((2, 0))), "at least one number"),
+        (lambda: crossed_interval([[1.0]], level=1.0), "level"),
         (lambda: interval([]), "at least one number"),
         (lambda: interval([[1.0], [2.0]]), "shape"),  # type: ignore[list-item]
         (lambda: interval([1.0, float("nan")]), "value 1 of 2 is not finite"),
