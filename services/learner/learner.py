@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -24,6 +24,8 @@ from rlft_core.errors import DeadlineError, LearnerError, RlftError
 from services.cluster.waiting import within
 from services.learner.mailbox import Mailbox, Standing
 from services.weights.publication import Publication
+
+T = TypeVar("T")
 
 START_DEADLINE_S = 900.0
 STOP_DEADLINE_S = 20.0
@@ -74,6 +76,8 @@ class Learner:
             ),
         )
         self._fit: asyncio.Future[Any] | None = None
+        self._restarts = 0
+        self._restart: asyncio.Future[int] | None = None  # one question to the mailbox, whoever waits for its answer
         self.standing: Standing | None = None
         self.world_size = config.num_ranks
 
@@ -99,6 +103,29 @@ class Learner:
         ref = self._mailbox.deliver.remote(step, [list(shard) for shard in shards])
         metrics: Mapping[str, float] = await self._call(ref, self._config.step_deadline_s, f"update of step {step}")
         return metrics
+
+    async def unless_restarted(self, work: Awaitable[T]) -> T:
+        """What `work` gives; LearnerRestarted as soon as the learner has been, LearnerError when it has ended.
+
+        For work that needs the learner though it asks it nothing: an engine that is started again takes its weights from
+        it, and when both died with one node, those of the learner that is gone will never come.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                if self._restart is None:
+                    asked = self._mailbox.restarts.remote(self._restarts)
+                    self._restart = asyncio.ensure_future(self._call(asked, None, "watching for a restart"))
+                either: set[asyncio.Future[Any]] = {task, self._restart}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if self._restart.done() and not task.done():
+                    seen, self._restart = self._restart, None
+                    self._restarts = seen.result()
+                    await self._call(self._mailbox.check.remote(), self._config.step_deadline_s, "a restart")
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def keep(self, name: str) -> None:
         """Write the model as it is now to stages/<stage>/<name>. Raises LearnerRestarted, LearnerError or DeadlineError."""
@@ -133,6 +160,7 @@ class Learner:
     async def finish(self) -> None:
         """Let the ranks write their last files and end. Raises LearnerError when they did not end well."""
         assert self._fit is not None
+        self._look_away()
         await within(60.0, _wait(self._mailbox.close.remote()), actor="learner mailbox", phase="close")
         await asyncio.wait({self._fit}, timeout=self._config.step_deadline_s)
         if not self._fit.done():
@@ -142,6 +170,7 @@ class Learner:
 
     async def stop(self) -> None:
         """Let go of a learner whose work is no longer wanted; one that has ended already is left as it is."""
+        self._look_away()
         if self._fit is None or self._fit.done():
             return
         await within(STOP_DEADLINE_S, _wait(self._mailbox.close.remote()), actor="learner mailbox", phase="close")
@@ -158,7 +187,13 @@ class Learner:
             for rank, pid in enumerate(found.pids)
         ]
 
-    async def _call(self, ref: ray.ObjectRef, seconds: float, phase: str) -> Any:
+    def _look_away(self) -> None:
+        """From now on its end is no surprise."""
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+
+    async def _call(self, ref: ray.ObjectRef, seconds: float | None, phase: str) -> Any:
         assert self._fit is not None
         call = asyncio.ensure_future(_wait(ref))
         done, _ = await asyncio.wait({call, self._fit}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -76,6 +76,7 @@ class Mailbox:
         self._outcome: Mapping[str, float] | RlftError | None = None
         self._order: Order | None = None
         self._restarted = False
+        self._restarts = 0
         self._unsettled = False
         self._closed = False
         self._halting = False
@@ -86,6 +87,7 @@ class Mailbox:
     async def register(self, standing: Standing, publication: Publication | None) -> None:
         """Rank 0 says where it starts. A second registration means that the learner was restarted."""
         async with self._changed:
+            self._restarts += self._standing is not None
             self._restarted = self._restarted or self._standing is not None
             self._standing, self._publication = standing, publication
             if self._shards is not None:
@@ -121,6 +123,19 @@ class Mailbox:
             self._changed.notify_all()
             await self._changed.wait_for(lambda: self._outcome is not None or self._failure is not None)
             return self._answer()
+
+    async def restarts(self, seen: int) -> int:
+        """How often the learner was restarted; waits until that is more than `seen`. Nobody counts as told by it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._restarts > seen or self._failure is not None)
+            if self._failure is not None:
+                raise self._failure
+            return self._restarts
+
+    async def check(self) -> None:
+        """Raises LearnerRestarted when nobody has been told of the last restart."""
+        async with self._changed:
+            self._check_restart()
 
     def _check_restart(self) -> None:
         """Tell of a restart once, to whoever asks first."""

@@ -66,6 +66,7 @@ class Fleet:
         self._changed = asyncio.Condition()
         self._batches = itertools.count()
         self._publication: Publication | None = None
+        self._gone: Publication | None = None  # its weights are lost; who needs them waits for the next
         self._tasks: set[asyncio.Task[Any]] = set()
         self.num_restarts = 0
         self.spans: list[tuple[float, float]] = []
@@ -93,7 +94,7 @@ class Fleet:
         reports = await asyncio.gather(*(self._load_one(member) for member in living))
         done = [report for report in reports if report is not None]
         if not done:
-            await self._choose()  # all are restarting: wait for one, or learn that none will come
+            await self._choose(publication)  # all are restarting: wait for one, or learn that none will come
         return done
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[asyncio.Task[ray.ObjectRef]]:
@@ -217,13 +218,16 @@ class Fleet:
             raise error.cause from None
         self._bury(member, incarnation, phase, error)
 
-    async def _choose(self) -> Member:
-        """The healthy engine with the fewest groups in flight; waits for a restart when there is none."""
+    async def _choose(self, loading: Publication | None = None) -> Member:
+        """The healthy engine with the fewest groups in flight; waits for a restart when there is none, but not for weights
+        that are gone."""
         async with self._changed:
             while True:
                 healthy = [m for m in self._members if m.state is EngineState.HEALTHY]
                 if healthy:
                     return min(healthy, key=lambda m: m.inflight)
+                if loading is not None and self._gone is loading:
+                    raise WeightsLost(f"weights version {loading.version} are gone, and no engine has them")
                 if all(m.state in (EngineState.DEAD, EngineState.LEAVING) for m in self._members):
                     raise EngineError(
                         f"no engine is left ({', '.join(self.states())}): each was restarted {self._limits.max_restarts} times "
@@ -279,6 +283,8 @@ class Fleet:
         except (RayActorError, DeadlineError, RayTaskError) as error:
             cause = error.cause if isinstance(error, RayTaskError) else None
             if isinstance(cause, ObjectLostError):
+                self._gone = publication
+                self._spawn(self._tell())
                 raise WeightsLost(f"weights version {publication.version} are gone: {cause}") from None
             if isinstance(cause, RlftError) and not member.leaving:
                 member.move(EngineState.SUSPECT)

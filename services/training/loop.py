@@ -36,12 +36,12 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
                 with clock("sync"):
                     reports = await services.sync()  # admits an engine only after its parity probe
                 with clock("watch"):
-                    await services.watch.look(step)
+                    await learner.unless_restarted(services.watch.look(step))
                 with clock("generate"):
                     while len(inflight) <= min(stage.max_lag, stage.num_steps - 1 - step):
                         batch = prompts.batch(step + len(inflight))
                         inflight.append(asyncio.ensure_future(generate_and_score(batch, services)))
-                    scored = await inflight.popleft()
+                    scored = await learner.unless_restarted(inflight.popleft())
                 with clock("update"):
                     shards = split_evenly(scored, learner.world_size)
                     metrics = await learner.update(step, shards)

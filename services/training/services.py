@@ -145,7 +145,7 @@ class LoopServices:
         if self.watch.config is not None and not self.watch.stopped:
             try:
                 await self.sync()
-                await self.watch.look(step)
+                await self.learner.unless_restarted(self.watch.look(step))
             except LearnerRestarted as restart:  # its model is written; only what the watch makes of it is lost
                 self.notice(f"{restart} after its last step, which was not looked at")
         await self.learner.finish()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,40 @@ def test_one_rank_goes_on_from_its_checkpoint(base: Path, tiny_model: Path, undi
     run = scripted(base, tiny_model)
     run_ppo_here(run, killing_rank(run, 0, after_rows=3))
     assert_each_once(run.folder, 5)
+    assert "the learner restarted at step 2" in run.told.getvalue()
+    assert results_of(run.folder, "ppo") == results_of(undisturbed_scripted.folder, "ppo")
+    assert run.model() == undisturbed_scripted.model()
+
+
+def killing_rank_and_engine(run: Here, *, after_rows: int) -> Disturbance:
+    """Kill the rank and the only engine together, as when their node goes, once a step's samples are asked for."""
+
+    async def disturb(services: LoopServices) -> None:
+        begun, generate = asyncio.Event(), services.rollouts.generate
+
+        def generate_after(*asked: Any) -> Any:
+            standing = services.learner.standing
+            if not begun.is_set() and len(steps_of(run.folder, "ppo")) >= after_rows and standing is not None:
+                (engine,) = services.rollouts.actors()
+                kill(standing.pids[0])
+                kill(engine["pid"])
+                begun.set()
+            return generate(*asked)
+
+        services.rollouts.generate = generate_after  # type: ignore[method-assign]
+        await begun.wait()
+
+    return disturb
+
+
+def test_rank_and_only_engine_die_together_while_samples_are_drawn(
+    base: Path, tiny_model: Path, undisturbed_scripted: Here
+) -> None:
+    """The engine that is started again needs weights that went with the learner: nobody may wait for those."""
+    run = scripted(base, tiny_model)
+    run_ppo_here(run, killing_rank_and_engine(run, after_rows=3))
+    assert_each_once(run.folder, 5)
+    assert "engine engine-0 died in 'generate'" in run.told.getvalue()
     assert "the learner restarted at step 2" in run.told.getvalue()
     assert results_of(run.folder, "ppo") == results_of(undisturbed_scripted.folder, "ppo")
     assert run.model() == undisturbed_scripted.model()

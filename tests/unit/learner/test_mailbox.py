@@ -316,3 +316,24 @@ def test_the_end_and_failures_reach_whoever_waits_for_a_model() -> None:
 
     run(closed)
     run(failed)
+
+
+def test_a_restart_can_be_seen_without_being_told() -> None:
+    async def test(box: Mailbox) -> None:
+        await box.register(standing(0), publication(0))
+        seen = await still_waiting(box.restarts(0))
+        await box.check()
+        await box.register(standing(2), publication(2))
+        assert await seen == 1
+        assert await box.restarts(0) == 1
+        with pytest.raises(LearnerRestarted) as told:
+            await box.check()
+        assert told.value.step == 2
+        await box.check()
+        assert [p.version for p in await box.latest()] == [2]
+        again = await still_waiting(box.restarts(1))
+        await box.fail(CheckpointError("the disk is full"))
+        with pytest.raises(CheckpointError):
+            await again
+
+    run(test)
