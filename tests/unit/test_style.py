@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.unit.clone import files_in_a_clone
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("rlft_core", "services")
@@ -43,12 +44,8 @@ def parse(path: Path) -> ast.Module:
 
 def project_files() -> list[Path]:
     """Everything that is, or would be, in a clone."""
-    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listing = subprocess.run(command, capture_output=True, check=False)
-    if listing.returncode:
-        pytest.skip("not in a git clone: there is no list of the project's files")
-    paths = [ROOT / name for name in listing.stdout.decode().split("\0") if name]
-    return [path for path in paths if path.is_file() and path.suffix not in {".jsonl", ".parquet", ".png", ".gz"}]
+    paths = [ROOT / name for name in files_in_a_clone()]
+    return [path for path in paths if path.suffix not in {".jsonl", ".parquet", ".png", ".gz"}]
 
 
 def test_no_file_is_too_long() -> None:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from services.cli.main import app
+from tests.unit.clone import files_in_a_clone
 from tests.unit.deploy.support import DEPLOY, RENDERED, ROOT, containers, render, snippets
 
 DOCUMENTS = sorted(
@@ -139,19 +140,6 @@ def test_scripts_are_what_bash_can_read_and_may_be_called() -> None:
             assert path.stat().st_mode & 0o111, f"{path.name} cannot be called"
 
 
-def in_a_clone() -> list[str]:
-    """The project's files without those that git ignores: a folder made on this machine is not there for a stranger."""
-    listing = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    if listing.returncode:
-        pytest.skip("not in a git clone: there is no list of the project's files")
-    return listing.stdout.decode().strip("\0").split("\0")
-
-
 def test_every_file_of_the_project_that_a_command_names_is_there() -> None:
     text = "\n".join(snippet for path in DOCUMENTS for _, snippet in snippets(path.read_text(encoding="utf-8")))
     text += "\n".join(" ".join(words) for _, words in ALL)
@@ -160,7 +148,7 @@ def test_every_file_of_the_project_that_a_command_names_is_there() -> None:
     named.remove("deploy/rlft-viewer")  # kubectl's short name of a Deployment
     made = {name for name in named if Path(name).is_relative_to("data/parables")}  # what the next line's command writes
     assert "python -m benchmarks.parables WHEEL data/parables" in text
-    clone = in_a_clone()
+    clone = files_in_a_clone()
     assert sorted(name for name in named - made if not any(Path(file).is_relative_to(name) for file in clone)) == []
     applied = set(re.findall(r"kubectl (?:apply|delete) -k (\S+)", text))
     assert {Path(name).relative_to("deploy/kuberay").as_posix() for name in applied} <= set(RENDERED)

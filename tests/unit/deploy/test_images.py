@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from rlft_core.models.cache import cache_root
+from tests.unit.clone import files_in_a_clone
 from tests.unit.deploy.support import DEPLOY, PARTS, ROOT, containers, render
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -63,17 +64,9 @@ def line_of(name: str) -> list[Stage]:
 def in_context() -> Iterator[str]:
     """The project's files that reach an image: those of a clone, without what .dockerignore leaves out."""
     ignored = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split()]
-    listing = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    if listing.returncode:
-        pytest.skip("not in a git clone: there is no list of the project's files")
-    for name in filter(None, listing.stdout.decode().split("\0")):
+    for name in files_in_a_clone():
         parts = Path(name).parts
-        if (ROOT / name).is_file() and not any(fnmatch.fnmatch(part, rule) for part in parts for rule in ignored):
+        if not any(fnmatch.fnmatch(part, rule) for part in parts for rule in ignored):
             yield name
 
 
