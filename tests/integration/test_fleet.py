@@ -246,6 +246,25 @@ def test_weights_whose_owner_died_are_lost_and_the_next_ones_are_taken() -> None
     run(fleet_of(2), test)
 
 
+def test_a_load_does_not_wait_for_an_engine_whose_weights_are_gone() -> None:
+    """Owner and only engine died together: the load says so when the engine's next life finds nothing to load."""
+
+    async def test(fleet: Fleet) -> None:
+        owner = Owner.remote()
+        chunks = tuple(await owner.publish.remote())
+        (engine,) = fleet.actors()
+        kill(engine["pid"])
+        ray.kill(owner)
+        await until(lambda: gone(chunks[0]))
+        with pytest.raises(WeightsLost, match="version 5 are gone"):
+            await fleet.load(Publication(Manifest(5, "float32", (), 200_000), chunks, PROBE))
+        await fleet.load(publication(6))
+        assert [found["version"] for found in await fleet.info()] == [6]
+        assert fleet.num_restarts == 1
+
+    run(fleet_of(1), test)
+
+
 def test_a_prompt_that_does_not_fit_is_an_error_and_kills_no_engine() -> None:
     async def test(fleet: Fleet) -> None:
         await fleet.load(publication())
