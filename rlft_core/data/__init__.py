@@ -3,7 +3,7 @@
 Plain functions on plain arguments. Only `prepare` knows of recipes, processes or devices.
 """
 
-from rlft_core.data.encode import Fitting, check_lengths, encode_prompt, encode_target
+from rlft_core.data.encode import Fitting, check_lengths, encode_prompt, encode_target, plain_ids
 from rlft_core.data.load import load_rows
 from rlft_core.data.split import Splits, check_disjoint, split_rows
 from rlft_core.data.template import placeholders, render
@@ -17,6 +17,7 @@ __all__ = [
     "encode_target",
     "load_rows",
     "placeholders",
+    "plain_ids",
     "render",
     "split_rows",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from jinja2.exceptions import TemplateError
@@ -20,6 +21,7 @@ from rlft_core.types import Row
 if TYPE_CHECKING:  # so that data can be checked without waiting for torch
     from transformers import PreTrainedTokenizerBase
 
+_MODE = Lock()  # transformers first sets a tokenizer's mode and then encodes: two threads would get each other's
 _STAND_IN = "stand-in-for-the-users-text-5f0c"  # holds the text's place while only the chat template is tokenised
 
 
@@ -50,14 +52,15 @@ def encode_prompt(
     if chat and tokenizer.chat_template:
         if _holds_special_token(tokenizer, text):
             before, _, after = _apply_chat_template(tokenizer, system, _STAND_IN).partition(_STAND_IN)
-            return [*_encode(tokenizer, before), *_encode_plain(tokenizer, text), *_encode(tokenizer, after)]
+            return [*_encode(tokenizer, before), *plain_ids(tokenizer, text), *_encode(tokenizer, after)]
         return _encode(tokenizer, _apply_chat_template(tokenizer, system, text))
     if system:
         text = f"{system}\n\n{text}"
-    opening = list(tokenizer.encode(""))
+    with _MODE:
+        opening = list(tokenizer.encode(""))
     if opening and opening[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id:
         opening.pop()  # an EOS put after every text would end the answer before it begins
-    return [*opening, *_encode_plain(tokenizer, text)]
+    return [*opening, *plain_ids(tokenizer, text)]
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -71,7 +74,13 @@ def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
             f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no EOS token, so answers could not end. "
             "Set eos_token in its tokenizer_config.json, or use another model."
         )
-    return [*_encode_plain(tokenizer, text), tokenizer.eos_token_id]
+    return [*plain_ids(tokenizer, text), tokenizer.eos_token_id]
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text in which everything is meant as text, with nothing added. Any number of threads may call it."""
+    with _MODE:
+        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 def check_lengths(
@@ -139,9 +148,5 @@ def _holds_special_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text in which special tokens are meant as such."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text in which everything is meant as text."""
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    with _MODE:
+        return list(tokenizer.encode(text, add_special_tokens=False))

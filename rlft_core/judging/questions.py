@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from rlft_core.data.encode import plain_ids
 from rlft_core.errors import JudgeError
 from rlft_core.judging.protocol import TIE, Comparison, Verdict, combined
 from rlft_core.judging.template import JudgeTemplate
@@ -71,7 +72,7 @@ class Tokens:
         return str(self.tokenizer.decode(self._ids(text)[: max(0, size)])).rstrip(_HALF_A_CHARACTER)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return plain_ids(self.tokenizer, text)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rlft_core.data.encode import encode_prompt
+from rlft_core.data.encode import encode_prompt, plain_ids
 from rlft_core.data.template import placeholders, render
 from rlft_core.errors import ConfigError, JudgeError
 from rlft_core.types import Row
@@ -90,7 +90,7 @@ class JudgeTemplate:
         row = Row("", context, "", self.fields(context, *responses, principle=principle))
         system = render(self.system, row) if self.system is not None else None
         ids = encode_prompt(tokenizer, row, system=system, template=self.user, chat=True)
-        return [*ids, *tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True)]
+        return [*ids, *plain_ids(tokenizer, self.answer)]
 
     def reasons(self, first: str, second: str) -> str:
         """What follows the label where reasons are learned; nothing without a `rationale`."""
@@ -99,10 +99,10 @@ class JudgeTemplate:
 
     def label_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Token ids of the labels after `answer`. Raises JudgeError naming what the tokenizer makes of them instead."""
-        opening = list(tokenizer.encode(self.answer, add_special_tokens=False, split_special_tokens=True))
+        opening = plain_ids(tokenizer, self.answer)
         found, told = [], []
         for label in self.labels:
-            whole = list(tokenizer.encode(self.answer + label, add_special_tokens=False, split_special_tokens=True))
+            whole = plain_ids(tokenizer, self.answer + label)
             rest = whole[len(opening) :] if whole[: len(opening)] == opening else []
             found.append(rest)
             told.append(f"{label!r}: {tokenizer.convert_ids_to_tokens(rest or whole)}")

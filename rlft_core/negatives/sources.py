@@ -18,6 +18,7 @@ from rlft_core.config.negatives import (
     RandomTokensConfig,
     RunOnConfig,
 )
+from rlft_core.data.encode import plain_ids
 from rlft_core.errors import ConfigError
 from rlft_core.negatives.corpus import Corpus, Output, custom_name
 from rlft_core.negatives.draw import draw_where, pick
@@ -33,7 +34,7 @@ _ATTEMPTS = 8
 
 def random_tokens(row: Row, kind: RandomTokensConfig, corpus: Corpus, rng: np.random.Generator) -> str:
     """As many tokens as the output has, all equally likely."""
-    count = len(corpus.tokenizer.encode(row.output.strip(), add_special_tokens=False))
+    count = len(plain_ids(corpus.tokenizer, row.output.strip()))
     ids = rng.choice(corpus.token_ids, size=max(1, count)).tolist()
     return str(corpus.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 

@@ -19,7 +19,7 @@ from typing import Any
 from rlft_core.batching.schedule import rows_of_step, sampling_seed
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
 from rlft_core.config.stages import BASE, RewardModelStage
-from rlft_core.data import encode_prompt
+from rlft_core.data import encode_prompt, plain_ids
 from rlft_core.edits import kept_share, pieces
 from rlft_core.errors import DataError
 from rlft_core.models.default_model import resolve_model
@@ -120,7 +120,7 @@ async def _by_editor(
     }
 
     def acceptable(original: str, edited: str) -> bool:
-        sides = (pieces(tokenizer, tokenizer.encode(text, add_special_tokens=False)) for text in (original, edited))
+        sides = (pieces(tokenizer, plain_ids(tokenizer, text)) for text in (original, edited))
         return kept_share(*sides) >= config.min_kept
 
     return edits_of_editor(rows, originals, answers, acceptable, skipped=skipped)

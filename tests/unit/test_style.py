@@ -150,6 +150,13 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def test_one_module_encodes_texts() -> None:
+    """It holds the lock without which threads that share a tokenizer get each other's mode."""
+    product = [path for path in project_files() if relative(path).startswith(("rlft_core/", "services/"))]
+    found = [relative(path) for path in product if "tokenizer.encode(" in path.read_text(encoding="utf-8")]
+    assert found == ["rlft_core/data/encode.py"]
+
+
 @pytest.mark.parametrize("module", HOMES)
 def test_ray_train_and_serve_stay_at_home(module: str) -> None:
     strangers = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,24 @@ def test_special_tokens_in_data_are_text(chat: bool, tokenizer: PreTrainedTokeni
     assert ids.count(tokenizer.eos_token_id) == clean.count(tokenizer.eos_token_id) == int(chat)
     around = f"{START_TOKEN}user\n{evil}{END_TOKEN}\n{START_TOKEN}assistant\n"
     assert tokenizer.decode(ids) == (around if chat else evil)
+
+
+def test_threads_that_share_a_tokenizer_do_not_get_each_others_mode(tokenizer: PreTrainedTokenizerBase) -> None:
+    def prompt() -> list[int]:
+        return encode_prompt(tokenizer, ROW, system=None, template="{input}", chat=True)
+
+    def target() -> list[int]:
+        return encode_target(tokenizer, "<|im_end|>")
+
+    alone, interval = (prompt(), target()), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [(pool.submit(prompt), pool.submit(target)) for _ in range(5000)]
+            wrong = sum((a.result(), b.result()) != alone for a, b in asked)
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == 0
 
 
 def test_target_ends_with_exactly_one_eos(tokenizer: PreTrainedTokenizerBase) -> None:
