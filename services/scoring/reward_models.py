@@ -6,9 +6,7 @@ is a pure function of its group, so a call to an actor that died is simply made 
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ import torch
 
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.rewards.given import GivenScores
-from rlft_core.rewards.protocol import Sample, samples_of
+from rlft_core.rewards.protocol import RewardValue, Sample, samples_of
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.types import RolloutGroup
 from services.cluster.placement import actor_options, environment, late, share_of_cores
 from services.scoring.crew import Crew
+from services.scoring.passes import Passes
 
 _RESTARTS = 3
 _CALLS_AT_ONCE = 1000  # groups that wait in an actor are taken together
@@ -32,9 +31,7 @@ class RewardModelActor:
 
     def __init__(self, config: RewardModelConfig, *, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self._reward = RewardModelReward.from_config(config)
-        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[GivenScores]]] = []
-        self._working = asyncio.Lock()
+        self._passes: Passes[Sample, RewardValue] = Passes(RewardModelReward.from_config(config))
 
     async def ready(self) -> bool:
         """Answers when the model is loaded."""
@@ -42,27 +39,8 @@ class RewardModelActor:
 
     async def score(self, group: RolloutGroup) -> GivenScores:
         """The reward of every completion of a group."""
-        mine: asyncio.Future[GivenScores] = asyncio.get_running_loop().create_future()
-        self._waiting.append((samples_of(group), mine))
-        async with self._working:
-            if not mine.done():
-                await self._work()
-        return await mine
-
-    async def _work(self) -> None:
-        """One pass over all groups that wait."""
-        taken, self._waiting = self._waiting, []
-        started = time.time()
-        try:
-            values = await asyncio.to_thread(self._reward, [sample for samples, _ in taken for sample in samples])
-        except Exception as error:  # noqa: BLE001 - whatever it was, everybody who waits must hear of it
-            for _, future in taken:
-                future.set_exception(error)
-            return
-        first, span = 0, (started, time.time())
-        for samples, future in taken:
-            future.set_result(GivenScores(tuple(values[first : first + len(samples)]), span))
-            first += len(samples)
+        found = await self._passes(samples_of(group))
+        return GivenScores(found.values, found.span)
 
 
 class ModelPool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from itertools import count
 
@@ -13,14 +12,13 @@ from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.data.encode import encode_prompt, encode_target
 from rlft_core.data.template import placeholders
 from rlft_core.errors import DataError
-from rlft_core.rewards.protocol import Sample, TokenRewards
+from rlft_core.rewards.protocol import RewardValue, Sample, TokenRewards
 from rlft_core.rewards.reward_model import RewardModelReward
 from rlft_core.serving.types import Checkpoint
 from rlft_core.types import Row
+from services.scoring.passes import Passes
 from services.serving.relay import Scored
 from services.serving.settings import EngineOptions
-
-_Waiting = tuple[list[Sample], "asyncio.Future[list[float]]"]
 
 
 class RewardScorer:
@@ -37,8 +35,7 @@ class RewardScorer:
         # However its prompts name what they ask about, it is the question.
         self._fields = [name.removeprefix("column.") for name in names if name not in ("input", "output")]
         self._ids = count()
-        self._waiting: list[_Waiting] = []
-        self._working = asyncio.Lock()
+        self._passes: Passes[Sample, RewardValue] = Passes(self._reward)
 
     async def score(self, question: str, answers: Sequence[str]) -> Scored:
         """What the model thinks of some answers to one question. Raises DataError when one is too long for it."""
@@ -46,12 +43,8 @@ class RewardScorer:
         nothing = np.zeros(0, np.int32)
         num_tokens = self._count(row, answers)
         samples = [Sample(row, text, nothing, "stop") for text in answers]
-        mine: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((samples, mine))
-        async with self._working:
-            if not mine.done():
-                await self._work()
-        return Scored(tuple(await mine), num_tokens)
+        found = await self._passes(samples)
+        return Scored(tuple(map(_number, found.values)), num_tokens)
 
     def _count(self, row: Row, answers: Sequence[str]) -> int:
         """Tokens that are read: the question once, and every answer."""
@@ -65,18 +58,8 @@ class RewardScorer:
             )
         return prompt + sum(sizes)
 
-    async def _work(self) -> None:
-        """One pass over all that waits."""
-        taken, self._waiting = self._waiting, []
-        try:
-            values = await asyncio.to_thread(self._reward, [sample for samples, _ in taken for sample in samples])
-        except Exception as error:  # noqa: BLE001 - whatever it was, everybody who waits must hear of it
-            for _, future in taken:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        numbers = iter(value.value if isinstance(value, TokenRewards) else value for value in values)
-        for samples, future in taken:
-            mine = [next(numbers) for _ in samples]
-            if not future.done():  # its asker may have hung up
-                future.set_result(mine)
+
+def _number(value: RewardValue) -> float:
+    """Of a model of tokens, the mean over them."""
+    assert not isinstance(value, tuple)
+    return value.value if isinstance(value, TokenRewards) else value
