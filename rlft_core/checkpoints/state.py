@@ -65,7 +65,9 @@ def load_optimizer(module: nn.Module, optimizer: torch.optim.AdamW, tensors: Map
         for key in ("step", "exp_avg", "exp_avg_sq"):
             stored = tensors.get(f"{key}/{name}")
             if stored is not None:
-                state[key] = stored.clone() if key == "step" else _like(stored, parameter).clone()
+                # A fused step counts on the parameter's device, and refuses a count that lies on another.
+                counted = key == "step"
+                state[key] = stored.to(parameter.device, copy=True) if counted else _like(stored, parameter).clone()
         if state:
             optimizer.state[parameter] = state
 

@@ -1,4 +1,4 @@
-"""On a GPU: packed rows through FlexAttention give what padded rows give, forward and backward."""
+"""On a GPU: packed rows through FlexAttention give what padded rows give, and training goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from rlft_core.batching.packing import Sequences, number_tokens
+from rlft_core.checkpoints import state as saved
+from rlft_core.config.model import FreezeConfig, LoraConfig
+from rlft_core.config.training import OptimizerConfig
 from rlft_core.models.compute import Compute
-from rlft_core.models.loading import load_lm
+from rlft_core.models.loading import load_lm, trainable_policy
 from rlft_core.models.packable import why_not_packable
 from rlft_core.models.policy import Policy
 from rlft_core.models.tiny import make_tiny_model
 from rlft_core.updates.collective import Alone
+from rlft_core.updates.optimizer import make_optimizer, optimizer_step
 from rlft_core.updates.passes import collect, micro_batches
 
 pytestmark = [
@@ -93,3 +97,33 @@ def test_gradients_are_near_in_bfloat16(policy: Policy) -> None:
 
 def test_the_model_is_found_packable(policy: Policy) -> None:
     assert why_not_packable(policy, attention="flex", max_row_tokens=BUDGET) is None
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    """Checkpoints are read into the CPU's memory, and fused AdamW takes nothing that lies there."""
+    folder = make_tiny_model(tmp_path / "tiny", context=256)
+
+    def start() -> tuple[Policy, torch.optim.AdamW]:
+        policy = trainable_policy(
+            folder, attention="flex", freeze=FreezeConfig(), lora=LoraConfig(rank=2), gradient_checkpointing=False
+        ).to(CUDA)
+        return policy, make_optimizer(policy, OptimizerConfig())
+
+    def train(policy: Policy, optimizer: torch.optim.AdamW, steps: range) -> None:
+        for step in steps:
+            ids = torch.tensor([[5 + step, 9, 2, 7]], device=CUDA)
+            policy.lm(ids).logits.log_softmax(-1)[..., :50].mean().neg().backward()
+            optimizer_step(optimizer, lr=1e-2, max_grad_norm=1.0)
+
+    policy, optimizer = start()
+    train(policy, optimizer, range(2))
+    held = saved.module_tensors(policy), saved.optimizer_tensors(policy, optimizer)
+    weights, moments = ({name: value.cpu().clone() for name, value in tensors.items()} for tensors in held)
+    train(policy, optimizer, range(2, 4))
+    again, second = start()
+    saved.load_module(again, weights)
+    saved.load_optimizer(again, second, moments)
+    train(again, second, range(2, 4))
+    expected = dict(policy.named_parameters())
+    for name, parameter in again.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=0, atol=1e-6)

@@ -69,6 +69,19 @@ def test_going_on_equals_not_stopping(keys: dict[str, object], load: Load, tmp_p
     assert any(not torch.equal(p, expected[name]) for name, p in fresh.named_parameters())
 
 
+def test_what_an_optimizer_holds_is_put_where_its_parameters_are(load: Load) -> None:
+    """Fused AdamW refuses counts that lie elsewhere. The device without memory stands for a GPU."""
+    policy, optimizer = load(lora=LoraConfig(rank=2))
+    train(policy, optimizer, range(1))
+    tensors = saved.optimizer_tensors(policy, optimizer)
+    policy.to("meta")
+    elsewhere = make_optimizer(policy, OptimizerConfig())
+    saved.load_optimizer(policy, elsewhere, tensors)
+    held = [value for state in elsewhere.state.values() for value in state.values()]
+    assert len(held) == 3 * 28
+    assert {value.device.type for value in held} == {"meta"}
+
+
 def test_only_what_is_trained_is_saved(load: Load) -> None:
     policy, optimizer = load(lora=LoraConfig(rank=2))
     assert saved.optimizer_tensors(policy, optimizer) == {}
