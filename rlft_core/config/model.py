@@ -17,7 +17,8 @@ class LoraConfig(Strict):
     alpha: PositiveFloat = 32.0
     """Scale: the adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout on the adapter's input. Anything above 0 makes the training log-probs differ from the engine's."""
+    """Dropout on the adapter's input, only where gradients are computed: there, anything above 0 makes the log-probs differ
+    from the engine's."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Module names that get an adapter, as peft understands them."""
 

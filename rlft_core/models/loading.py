@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlft_core.config.model import FreezeConfig, LoraConfig
@@ -71,7 +71,8 @@ def trainable_policy(
 ) -> Policy:
     """The model to tune, in float32, with `requires_grad` only where it is trained.
 
-    The module stays in evaluation mode: dropout would make its log-probs differ from the engine's.
+    No dropout of the model's own: it would make log-probs differ from the engine's. An adapter's, if the recipe asks for it, acts
+    only where gradients are computed.
     """
     lm = load_lm(source, attention=attention, trust_remote_code=trust_remote_code)
     if gradient_checkpointing:
@@ -156,6 +157,7 @@ def freeze_layers(lm: Any, freeze: FreezeConfig) -> None:
 def _with_adapter(lm: Any, lora: LoraConfig, *, seed: int) -> Any:
     from peft import LoraConfig as PeftLora
     from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     torch.manual_seed(seed)  # every rank must draw the same starting adapter
@@ -177,7 +179,16 @@ def _with_adapter(lm: Any, lora: LoraConfig, *, seed: int) -> Any:
             f"model.lora.target_modules {modules!r} includes the output layer, which rlft computes in blocks and cannot adapt; "
             "leave it out"
         )
+    for layer in (module for module in adapted.modules() if lora.dropout and isinstance(module, LoraLayer)):
+        layer.lora_dropout.update({name: _LearningDropout(lora.dropout) for name in layer.lora_dropout})
     return adapted
+
+
+class _LearningDropout(nn.Dropout):
+    """Drops only where a gradient is computed: what a pass without one measures is what the engines compute."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.dropout(input, self.p, training=torch.is_grad_enabled())
 
 
 def _without_dropout(model: nn.Module) -> None:

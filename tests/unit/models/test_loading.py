@@ -73,6 +73,27 @@ def test_an_adapter_for_no_layer(load: Callable[..., Policy]) -> None:
         load(lora=LoraConfig(target_modules=("nothing",)))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_adapters_dropout_acts_only_where_gradients_are_computed(
+    checkpointing: bool, load: Callable[..., Policy]
+) -> None:
+    ids = torch.tensor([[5, 9, 2, 7]])
+    plain, dropping = (
+        load(lora=LoraConfig(rank=4, dropout=dropout), gradient_checkpointing=checkpointing) for dropout in (0.0, 0.5)
+    )
+    for policy in (plain, dropping):  # an adapter starts as nothing, with or without dropout
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(parameter, 0.01)
+    with torch.no_grad():
+        expected = plain.lm(ids).logits
+        assert all(torch.equal(dropping.lm(ids).logits, expected) for _ in range(2))
+    torch.manual_seed(0)
+    drawn = [dropping.lm(ids).logits.detach() for _ in range(2)]
+    assert all(not torch.equal(logits, expected) for logits in drawn)
+    assert not torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
 def test_gradient_checkpointing_changes_no_gradient(lora: LoraConfig | None, load: Callable[..., Policy]) -> None:
     (micro,) = pack(number_tokens([([5, 9, 2], [[1, 4], [8]])]), max_tokens=64)
