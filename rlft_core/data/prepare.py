@@ -5,6 +5,7 @@ Reads rows and splits them. It encodes nothing and knows of no model. Imports no
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def rows_of(data: DataConfig, base_dir: Path, seed: int) -> Splits:
 
     A side given as a file (or hub data set) is read from there. A side given as a number or a share is set aside from
     the training rows by family, as `seed` decides. `data.limit` cuts the training rows last of all, so it never
-    changes which rows are held out. With `data.on_two_sides: allow`, rows on two sides become notes of the result.
+    changes which rows are held out. Ids are unique over all sides: where a file uses one that another side has, all its ids get
+    its side's name put before them. With `data.on_two_sides: allow`, rows on two sides become notes of the result.
 
     Raises:
         DataError: a file or row that cannot be used, sizes that cannot be met, or a row on two sides that is not allowed.
@@ -43,7 +45,8 @@ def rows_of(data: DataConfig, base_dir: Path, seed: int) -> Splits:
         held_out = {"validation": splits.validation, "test": splits.test}
     for side, source in sizes.items():
         if isinstance(source, str):
-            held_out[side] = tuple(_load(data, source, base_dir, side=side, limit=0))
+            found = _load(data, source, base_dir, side=side, limit=0)
+            held_out[side] = _apart(found, side, {row.id for other in (train, *held_out.values()) for row in other})
     whole = Splits(train=train, validation=held_out["validation"], test=held_out["test"])
     used = replace(whole, train=train[: data.limit] if data.limit else train)
     if data.on_two_sides == "allow":
@@ -66,6 +69,13 @@ def _load(data: DataConfig, source: str, base_dir: Path, *, side: str, limit: in
         )
     except DataError as error:
         raise DataError(f"data.{side}: {error}") from error
+
+
+def _apart(rows: Sequence[Row], side: str, taken: Container[str]) -> tuple[Row, ...]:
+    """The rows, under ids that no other side has: samples and results are looked up by them. Files numbered from 1 are common."""
+    while any(row.id in taken for row in rows):
+        rows = [replace(row, id=f"{side}:{row.id}") for row in rows]
+    return tuple(rows)
 
 
 def _check_sizes(sizes: dict[str, int | float]) -> None:

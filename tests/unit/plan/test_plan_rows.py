@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,25 @@ def test_rows_set_aside_by_number_share_and_file(base: Path) -> None:
     assert [len(side) for side in (mixed.train, mixed.validation, mixed.test)] == [50, 10, 40]
     none = rows_of(recipe_in(base).data, base, 0)
     assert [len(side) for side in (none.train, none.validation, none.test)] == [60, 0, 40]
+
+
+@pytest.mark.parametrize("id_field", [None, "id"])
+def test_ids_are_unique_over_all_sides(base: Path, id_field: str | None) -> None:
+    """Files of one name, or numbered from 1 each: samples are looked up by id, and would be another row's."""
+    for side, first in (("train", 0), ("held", 100), ("tests", 200)):
+        (base / side).mkdir()
+        rows = [{"id": k, "input": f"text {first + k}", "output": "s"} for k in range(3)]
+        (base / side / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [
+        f"data.{key}={side}/rows.jsonl" for key, side in (("train", "train"), ("validation", "held"), ("test", "tests"))
+    ]
+    data = recipe_in(base, *names, *([f"data.id_field={id_field}"] if id_field else [])).data
+    found = rows_of(data, base, 0)
+    first = "0" if id_field else "rows:1"
+    sides = (found.train, found.validation, found.test)
+    assert [side[0].id for side in sides] == [first, f"validation:{first}", f"test:{first}"]
+    assert len({row.id for side in sides for row in side}) == 9
+    assert found == rows_of(data, base, 0)
 
 
 def test_the_limit_does_not_change_what_is_held_out(base: Path) -> None:
