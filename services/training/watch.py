@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from services.scoring.scorers import ScorerPool
 
 LOG, OUTPUTS = "watch.jsonl", "watch-outputs.jsonl"
 _KEPT_FOLDERS = 2
+"""The newest of the best models: the one before is needed when the run goes on from an earlier checkpoint."""
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Watch:
         if self.config is None or (step % self.config.every and step != self.num_steps):
             return
         self._looks = [look for look in self._looks or self._read() if look.step < step]
+        self._forget(folder for folder in self._kept() if folder.name > _name(step))
         now, answers = await self._measured(step, self.config)
         first = self._looks[0] if self._looks else now
         found = alarms(first, now, self.config)
@@ -61,7 +63,7 @@ class Watch:
             self.notice(f"step {step}: {alarm}: look at the samples, the reward may be gamed")
         if best and step < self.num_steps and (self.config.keep_best or self.config.early_stop):
             await self.learner.keep(_name(step))
-            self._forget_older()
+            self._forget(self._kept()[:-_KEPT_FOLDERS])
         self._write(now, found, best=best)
         jsonl.rewind(self.folder / OUTPUTS, stage=self.folder.name, step=step)
         jsonl.append_rows(self.folder / OUTPUTS, answers)
@@ -89,8 +91,7 @@ class Watch:
 
     def tidy(self) -> None:
         """Remove the models that were kept: the one that counts has become the stage's."""
-        for folder in self.folder.glob("best-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        self._forget(self._kept())
 
     async def _measured(self, step: int, config: WatchConfig) -> tuple[Look, list[dict[str, object]]]:
         """A look; made again when its answers are lost with a node."""
@@ -137,10 +138,11 @@ class Watch:
         aside.write_text("\n".join([*kept, json.dumps(now.as_dict(found, best=best))]) + "\n", encoding="utf-8")
         aside.replace(path)
 
-    def _forget_older(self) -> None:
-        """Keep the newest best models: the one before is needed when the run goes on from an earlier checkpoint."""
-        folders = sorted(self.folder.glob("best-*"))
-        for folder in folders[:-_KEPT_FOLDERS]:
+    def _kept(self) -> list[Path]:
+        return sorted(self.folder.glob("best-*"))
+
+    def _forget(self, folders: Iterable[Path]) -> None:
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -133,6 +133,14 @@ def test_looks_that_are_made_again_replace_the_old_ones(tmp_path: Path) -> None:
     assert again.best_step == 0
 
 
+def test_best_models_of_steps_that_are_done_again_do_not_outlive_the_new_ones(tmp_path: Path) -> None:
+    look(watch(tmp_path, Scores((0.1, 0.1), (0.2, 0.2), (0.3, 0.3)), [], keep_best=True), 0, 2, 4)
+    again = watch(tmp_path, Scores((0.1, 0.1), (0.9, 0.9), (0.2, 0.2), (0.3, 0.3)), [], keep_best=True)
+    look(again, 0, 2, 4, 6)  # another time it comes out otherwise
+    assert again.best_model() == tmp_path / "best-000002"
+    assert [folder.name for folder in sorted(tmp_path.glob("best-*"))] == ["best-000000", "best-000002"]
+
+
 def test_a_kept_model_that_is_gone_is_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     one = watch(tmp_path, Scores((0.1, 0.5), (0.2, 0.4)), told, keep_best=True)
