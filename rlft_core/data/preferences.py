@@ -17,6 +17,7 @@ from rlft_core.errors import DataError
 from rlft_core.types import Row
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+_UNANSWERED = "{place}: field '{field}' does not end with what the assistant said."
 _SPEAKERS = {"user": "User", "human": "User", "assistant": "Assistant", "gpt": "Assistant", "system": "System"}
 
 
@@ -87,21 +88,23 @@ def _side(values: Mapping[str, Any], field: str, place: str) -> tuple[str | None
         raise DataError(f"{place}: no field '{field}'. The row has {', '.join(sorted(values))}.")
     value = values[field]
     if isinstance(value, str) and value.strip():
-        return _from_transcript(value)
+        return _from_transcript(value, field, place)
     if isinstance(value, list) and value:
         return _from_messages(value, field, place)
     raise DataError(f"{place}: field '{field}' must be text, or a list of messages, that is not empty.")
 
 
-def _from_transcript(text: str) -> tuple[str | None, str]:
+def _from_transcript(text: str, field: str, place: str) -> tuple[str | None, str]:
     """A transcript as its turns before the last one and that one; any other text is an answer by itself."""
-    turns = list(_TURN.finditer("\n\n" + text.lstrip()))
-    if not turns or turns[0].start() != 0 or turns[-1][1] != "Assistant":
-        return None, text
     whole = "\n\n" + text.lstrip()
+    turns = list(_TURN.finditer(whole))
+    if not turns or turns[0].start() != 0 or all(turn[1] == "Human" for turn in turns):
+        return None, text
     ends = [*(turn.start() for turn in turns[1:]), len(whole)]
     said = [(turn[1], whole[turn.end() : end].strip()) for turn, end in zip(turns, ends, strict=True)]
-    return _conversation([(who.lower(), content) for who, content in said[:-1]]), said[-1][1]
+    if said[-1][0] != "Assistant" or not said[-1][1]:
+        raise DataError(_UNANSWERED.format(place=place, field=field))
+    return _conversation([(who.lower(), content) for who, content in said[:-1]]) if said[:-1] else None, said[-1][1]
 
 
 def _from_messages(messages: Sequence[Any], field: str, place: str) -> tuple[str | None, str]:
@@ -115,7 +118,7 @@ def _from_messages(messages: Sequence[Any], field: str, place: str) -> tuple[str
             )
         turns.append((str(role).lower(), content))
     if _SPEAKERS[turns[-1][0]] != "Assistant" or not turns[-1][1].strip():
-        raise DataError(f"{place}: field '{field}' does not end with what the assistant said.")
+        raise DataError(_UNANSWERED.format(place=place, field=field))
     return (_conversation(turns[:-1]) if turns[:-1] else None), turns[-1][1]
 
 

@@ -51,6 +51,7 @@ def said(*texts: str) -> list[dict[str, str]]:
             "A",
             "B",
         ),
+        ({"prompt": "p", "chosen": "Human: a being", "rejected": "Assistant: No"}, "p", "Human: a being", "No"),
         ({"prompt": "p", "chosen": "It says\n\nHuman: x", "rejected": "No"}, "p", "It says\n\nHuman: x", "No"),
     ],
 )
@@ -83,6 +84,14 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ({"chosen": "A", "rejected": "B"}, "no task: 'prompt' is no text"),
         ({"prompt": "p", "chosen": "", "rejected": "B"}, "field 'chosen' must be text, or a list of messages"),
         ({"prompt": "p", "chosen": [ASKED], "rejected": "B"}, "'chosen' does not end with what the assistant said"),
+        (
+            {"chosen": "\n\nHuman: Hi\n\nAssistant:", "rejected": "\n\nHuman: Hi\n\nAssistant: B"},
+            "'chosen' does not end with what the assistant said",
+        ),
+        (
+            {"prompt": "p", "chosen": "A", "rejected": "\n\nHuman: p\n\nAssistant: B\n\nHuman: thanks"},
+            "'rejected' does not end with what the assistant said",
+        ),
         ({"prompt": "p", "chosen": ["A"], "rejected": "B"}, "field 'chosen', message 1: needs a role"),
         ({"chosen": said("A"), "rejected": said("x", "B")}, "do not begin with the same conversation"),
     ],
