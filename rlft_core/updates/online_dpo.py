@@ -14,7 +14,7 @@ import torch
 
 from rlft_core.config.online import OnlineDpoStage
 from rlft_core.errors import RewardError
-from rlft_core.types import Batch, ScoredGroup
+from rlft_core.types import Batch, Completion, ScoredGroup
 from rlft_core.updates.collective import sum_tallies
 from rlft_core.updates.dpo import DpoState, dpo_update
 from rlft_core.updates.experience import sample_tallies
@@ -33,8 +33,9 @@ def online_dpo_update(state: DpoState, batch: Batch, stage: OnlineDpoStage) -> d
         raise RewardError(f"step {batch.step}: every sample of the step was skipped, so there is nothing to learn from")
     tokens = [c.num_tokens for group in batch.groups for c in group.group.completions]
     skipped = sum(score.skipped is not None for group in batch.groups for score in group.scores)
-    sums = torch.tensor([len(batch.groups), len(contrasts), sum(tokens), skipped], dtype=torch.float64)
-    num_groups, num_pairs, num_tokens, num_skipped = state.collective.sum(sums).tolist()
+    ties = sum(_ties(scored) for scored in batch.groups)
+    sums = torch.tensor([ties, len(contrasts), sum(tokens), skipped], dtype=torch.float64)
+    num_ties, num_pairs, num_tokens, num_skipped = state.collective.sum(sums).tolist()
     if num_pairs:
         metrics = dpo_update(state, contrasts, stage)
     else:
@@ -44,7 +45,7 @@ def online_dpo_update(state: DpoState, batch: Batch, stage: OnlineDpoStage) -> d
     return {
         **{name: value.mean for name, value in tallies.items()},
         **metrics,
-        "pairs/ties": num_groups - num_pairs,
+        "pairs/ties": num_ties,
         "reward/skipped": num_skipped,
         "tokens/generated": num_tokens,
     }
@@ -54,11 +55,7 @@ def pairs_of(groups: Sequence[ScoredGroup]) -> list[TokenContrast]:
     """The best sample of each group against its worst, the first of several; none where they score the same."""
     found = []
     for scored in groups:
-        kept = [
-            (score.total, completion)
-            for score, completion in zip(scored.scores, scored.group.completions, strict=True)
-            if score.skipped is None and completion.num_tokens
-        ]
+        kept = _kept(scored)
         if not kept:
             continue
         best, worst = max(kept, key=lambda pair: pair[0]), min(kept, key=lambda pair: pair[0])
@@ -66,3 +63,18 @@ def pairs_of(groups: Sequence[ScoredGroup]) -> list[TokenContrast]:
             texts = tuple(tuple(completion.token_ids.tolist()) for _, completion in (best, worst))
             found.append(TokenContrast(tuple(scored.group.prompt.token_ids), texts[0], (texts[1],), ("sampled",)))
     return found
+
+
+def _kept(scored: ScoredGroup) -> list[tuple[float, Completion]]:
+    """The samples that have a score and tokens, with their scores."""
+    return [
+        (score.total, completion)
+        for score, completion in zip(scored.scores, scored.group.completions, strict=True)
+        if score.skipped is None and completion.num_tokens
+    ]
+
+
+def _ties(scored: ScoredGroup) -> bool:
+    """Whether there were samples to compare, and none was better."""
+    totals = [total for total, _ in _kept(scored)]
+    return len(totals) > 1 and min(totals) == max(totals)
