@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,13 +71,13 @@ class Judging:
 async def judged(group: RolloutGroup, judging: Judging, asking: Asking, ask: Ask) -> GivenScores:
     """What the judge made of each sample, with what it showed of itself. Raises JudgeError."""
     started = time.time()
-    before = asking.num_truncated
+    asking = replace(asking, num_truncated=0)  # groups are judged at once: each counts its own
     if isinstance(asking, Grader):
         found = await _graded(group, asking, ask)
     else:
         assert isinstance(asking, Questioner)
         found = await _compared(group, judging, asking, ask)
-    truncated = {"truncated": float(asking.num_truncated > before)}
+    truncated = {"truncated": float(asking.num_truncated > 0)}
     return GivenScores(
         tuple((score, {**statistics, **truncated}) for score, statistics in found), (started, time.time())
     )

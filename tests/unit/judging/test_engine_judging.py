@@ -103,6 +103,25 @@ def test_what_was_cut_is_counted(model: str) -> None:
     assert [value[1]["truncated"] for value in scores.values] == [1.0, 1.0]  # type: ignore[index]
 
 
+def test_what_was_cut_is_told_of_its_own_group_alone(model: str) -> None:
+    """A judge's actor has one asking for all groups that it judges at once."""
+    judging = Judging("judge", model, TEMPLATE, None, "group", 4, 3, 80, plain=False, trust_remote_code=False)
+    asking = judging.asking()
+    assert isinstance(asking, Questioner)
+    longer = Longer(asking)
+
+    async def slowly(prompts: Sequence[list[int]], labels: tuple[int, int]) -> np.ndarray:
+        await asyncio.sleep(0)
+        return await longer(prompts, labels)
+
+    async def all_at_once() -> list[GivenScores]:
+        groups = [group("a", "bb"), group("a", "bb", task="word " * 300), group("a", "bb")]
+        return await asyncio.gather(*(judged(one, judging, asking, slowly) for one in groups))
+
+    found = asyncio.run(all_at_once())
+    assert [scores.values[0][1]["truncated"] for scores in found] == [0.0, 1.0, 0.0]  # type: ignore[index]
+
+
 def test_a_probability_that_is_no_number_is_no_tie(model: str) -> None:
     judging = Judging("judge", model, TEMPLATE, None, "group", 4, 3, 400, plain=False, trust_remote_code=False)
 
