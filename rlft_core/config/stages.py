@@ -69,6 +69,11 @@ class SftStage(Strict):
         if (self.keep == "best" or self.patience) and not self.validate_every:
             key = "keep: best" if self.keep == "best" else "patience"
             raise ValueError(f"{key} needs validation losses to compare; set validate_every, for instance to 25")
+        if (self.keep == "best" or self.patience) and self.judge is not None and not self.judge.imitate:
+            key = "keep: best" if self.keep == "best" else "patience"
+            raise ValueError(
+                f"{key} compares losses of outputs, which judge.imitate: false does not learn; leave it out, or imitate too"
+            )
         return self
 
     @model_validator(mode="after")

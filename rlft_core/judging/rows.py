@@ -64,6 +64,19 @@ def judge_rows(
     return families
 
 
+def without_equal(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], int]:
+    """The contrasts without negatives that read like their row's output, and how many these were: nothing tells which is better.
+
+    Both orders of such a pair would be one prompt with opposite labels.
+    """
+    found, num_equal = [], 0
+    for contrast in contrasts:
+        kept = tuple(n for n in contrast.negatives if n.text.strip() != contrast.row.output.strip())
+        num_equal += len(contrast.negatives) - len(kept)
+        found.append(Contrast(contrast.row, kept))
+    return found, num_equal
+
+
 def _reasons(
     row: Row, template: JudgeTemplate, tokenizer: PreTrainedTokenizerBase, fields: tuple[str, str] | None
 ) -> tuple[list[int], list[int]]:

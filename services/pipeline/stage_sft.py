@@ -9,7 +9,7 @@ from rlft_core.batching.sharing import Pair
 from rlft_core.config.pairs import FilePairsConfig, JudgeRowsConfig
 from rlft_core.config.stages import SftStage
 from rlft_core.errors import DataError
-from rlft_core.judging.rows import judge_rows
+from rlft_core.judging.rows import judge_rows, without_equal
 from rlft_core.judging.template import load_template
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.negatives import Contrast
@@ -26,7 +26,8 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
     """Run or resume a supervised stage; its model is in stages/<name>/model afterwards."""
     start = context.model_of(context.recipe.start_of(stage))
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
-    splits = {"data.train": context.splits.train, "data.validation": context.splits.validation[: stage.validation_rows]}
+    imitated = context.splits.train if stage.judge is None or stage.judge.imitate else ()
+    splits = {"data.train": imitated, "data.validation": context.splits.validation[: stage.validation_rows]}
     train, validation = (
         encode_pairs(context.recipe, rows, tokenizer, source=source, notice=context.notice)
         for source, rows in splits.items()
@@ -36,7 +37,7 @@ async def run_sft(context: RunContext, stage: SftStage) -> None:
         families = [[pair] for pair in train]
         if stage.judge is not None:
             comparisons, held_out = await _comparisons(context, stage, stage.judge, start)
-            families = [*families, *comparisons] if stage.judge.imitate else comparisons
+            families = [*families, *comparisons]
         await train_on_rows(context, stage, entry.sft, observe, train=families, validation=validation)
         if stage.judge is not None and any(contrast.negatives for contrast in held_out):
             found = await held_out_report(context, stage, stage.judge, held_out)
@@ -48,7 +49,12 @@ async def _comparisons(
     context: RunContext, stage: SftStage, config: JudgeRowsConfig, start: str
 ) -> tuple[list[list[Pair]], list[Contrast]]:
     """Rows of comparisons, a task's together, and pairs to measure on. Raises DataError when none fits."""
-    pairs, held_out = await pairs_of(context, stage, config.pairs, start)
+    sides = await pairs_of(context, stage, config.pairs, start)
+    (pairs, num_equal), (held_out, num_equal_held_out) = map(without_equal, sides)
+    if num_equal + num_equal_held_out:
+        context.notice(
+            f"{stage.name}: {num_equal} pairs to learn from and {num_equal_held_out} held out have equal texts and are left out"
+        )
     template = load_template(config.template, base_dir=context.base_dir)
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
     skipped: Counter[str] = Counter()
@@ -59,8 +65,8 @@ async def _comparisons(
     )
     if not rows:
         raise DataError(
-            f"stages.{stage.name}.judge: none of the comparisons of {len(pairs)} pairs fits into model.max_length ({limit}); "
-            "raise it"
+            f"stages.{stage.name}.judge: of {len(pairs)} pairs none has texts that differ and fit into "
+            f"model.max_length ({limit}); look at the pairs, or raise it"
         )
     for reason, count in skipped.items():
         context.notice(f"{stage.name}: {count} {reason} take no part")

@@ -113,6 +113,19 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         ("judge 'judge' is the policy itself", "max_lag 1 it would change", "model: start"),
     ),
     (
+        "the best by a loss of what is not learned",
+        sft(
+            keep="best",
+            validate_every=5,
+            judge={"pairs": {"source": "file", "train": "pairs.jsonl"}, "template": "better-answer", "imitate": False},
+        ),
+        (
+            "keep: best compares losses of outputs",
+            "judge.imitate: false does not learn",
+            "leave it out, or imitate too",
+        ),
+    ),
+    (
         "a judge that no engine holds",
         recipe(
             stages=[{"type": "online_dpo", "sample_from": "start", "rewards": [{"type": "judge", "model": "policy"}]}]

@@ -19,7 +19,7 @@ from rlft_core.judging.causal_lm import CausalLmJudge
 from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict, over_principles
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.reward_model import RewardModelJudge
-from rlft_core.judging.rows import TOO_LONG, judge_rows
+from rlft_core.judging.rows import TOO_LONG, judge_rows, without_equal
 from rlft_core.judging.template import JudgeTemplate, load_template, parse_template
 from rlft_core.models.default_model import DEFAULT_MODEL, resolve_model
 from rlft_core.models.loading import load_lm, load_tokenizer
@@ -265,6 +265,14 @@ def test_pairs_become_rows_in_both_orders() -> None:
             assert f"the principle of '{principle}'" in tokenizer.decode(ids)
     short = judge_rows([contrast], template, tokenizer, max_length=30, skipped=skipped)
     assert (short, skipped) == ([], {TOO_LONG: 8})
+
+
+def test_pairs_of_equal_texts_have_no_winner() -> None:
+    texts = ("no tool", f" {ROW.output}\n", "other")
+    contrasts = [Contrast(ROW, tuple(Negative("rejected", text) for text in texts)), Contrast(ROW, ())]
+    found, num_equal = without_equal(contrasts)
+    assert [[negative.text for negative in contrast.negatives] for contrast in found] == [["no tool", "other"], []]
+    assert num_equal == 1
 
 
 def test_comparisons_of_one_task_are_together() -> None:
