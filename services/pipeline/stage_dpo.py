@@ -33,17 +33,20 @@ def _encoded(
 ) -> tuple[list[TokenContrast], list[TokenContrast]]:
     """Tokenised pairs in the order of training, and those to measure on. Raises DataError when none is left."""
     tokenizer = load_tokenizer(start, trust_remote_code=context.recipe.model.trust_remote_code)
-    skipped: Counter[str] = Counter()
+    skipped, skipped_held_out = Counter[str](), Counter[str]()
     train = encode_contrasts(context.recipe, sides[0], tokenizer, skipped=skipped)
-    validation = encode_contrasts(context.recipe, sides[1], tokenizer, skipped=Counter())
+    validation = encode_contrasts(context.recipe, sides[1], tokenizer, skipped=skipped_held_out)
     if not train:
         raise DataError(
             f"stages.{stage.name}.pairs: of {len(sides[0])} pairs none can be trained on: equal texts, or longer than "
             f"model.max_length ({context.recipe.model.max_length})"
         )
-    if sum(skipped.values()):
-        told = ", ".join(f"{kind} {count}" for kind, count in sorted(skipped.items()) if count)
-        context.notice(f"stages.{stage.name}.pairs: equal texts, or too long, and left out: {told}")
+    for side, left_out in (("pairs", skipped), ("pairs held out", skipped_held_out)):
+        if sum(left_out.values()):
+            told = ", ".join(f"{kind} {count}" for kind, count in sorted(left_out.items()) if count)
+            context.notice(f"stages.{stage.name}, {side}: equal texts, or too long, and left out: {told}")
+    if sides[1] and not validation:
+        context.notice(f"stages.{stage.name}: no pair that is held out is left, so nobody measures what is preferred")
     total = stage.num_steps * stage.batch_rows
     order = rows_of_step(0, num_rows=len(train), per_step=total, seed=context.recipe.seed)
     return [train[index] for index in order], validation

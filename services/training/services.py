@@ -140,7 +140,10 @@ class LoopServices:
         """Look at the last model and let the learner end. Raises LearnerError when it does not end well, RunStopped when
         steps are left because the run should stop."""
         if self.desk.stopping and step < self.watch.num_steps and not self.watch.stopped:
-            await self.learner.save()
+            try:
+                await self.learner.save()
+            except LearnerRestarted as restart:
+                raise RunStopped(f"stopped; {restart}, where it goes on when it is started again") from restart
             raise RunStopped(f"stopped after step {step} of {self.watch.num_steps}; its checkpoint is written")
         if self.watch.config is not None and not self.watch.stopped:
             try:
