@@ -23,7 +23,7 @@ help: ## this list
 setup: ## make .venv from the lock; at once when nothing changed
 	@scripts/setup.sh $(EXTRA)
 
-quickstart: setup ## SFT, PPO and evaluation of the default model on the bundled data; see runs/quickstart/report.html
+quickstart: setup ## SFT, a reward model, PPO and evaluation of the default model on the bundled data; see runs/quickstart/report.html
 	@$(BIN)/rlft run recipes/quickstart.yaml
 
 test: setup lint ## lint, then all tests: unit, then integration with real Ray and vLLM

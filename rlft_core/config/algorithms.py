@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rlft_core.config.base import Strict
 from rlft_core.config.training import OptimizerConfig
@@ -126,3 +126,9 @@ class PreferenceConfig(Strict):
     """The pull towards the start: small values let the policy go further."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """`dpo`: the share of pairs that are expected to be the wrong way round."""
+
+    @model_validator(mode="after")
+    def _smooths_what_is_a_likelihood(self) -> PreferenceConfig:
+        if self.label_smoothing and self.loss != "dpo":
+            raise ValueError(f"label_smoothing is for loss: dpo; leave it out with {self.loss}")
+        return self

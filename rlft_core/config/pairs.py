@@ -59,7 +59,7 @@ class JudgeRowsConfig(Strict):
 
     pairs: PairsConfig
     """Which texts are preferred to which."""
-    template: str = "helpful-harmless"
-    """How a comparison is put: `helpful-harmless`, `instruction-following`, `faithful-summary`, `better-answer`, or a file."""
+    template: str = "better-answer"
+    """How a comparison is put: `better-answer`, `faithful-summary`, `helpful-harmless`, `instruction-following`, or a file."""
     imitate: bool = True
     """Learn the rows' outputs beside the comparisons; `false` makes a model that only judges."""

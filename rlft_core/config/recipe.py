@@ -12,6 +12,7 @@ from rlft_core.config.data import DataConfig
 from rlft_core.config.judge import POLICY, START, JudgeConfig
 from rlft_core.config.model import ModelConfig
 from rlft_core.config.online import OnlineStage
+from rlft_core.config.pairs import JudgeRowsConfig
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.stages import BASE, DpoStage, EvaluateStage, RewardModelStage, SftStage, StageConfig
 
@@ -177,7 +178,10 @@ class Recipe(Strict):
                 )
             frozen = stage.learner.freeze.embeddings or stage.learner.freeze.bottom_layers
             if frozen and self.model.lora and not isinstance(stage, RewardModelStage):
-                raise ValueError(f"{where}: learner.freeze has no effect with model.lora, which freezes all weights")
+                raise ValueError(
+                    f"{where}: learner.freeze has no effect with model.lora, which freezes all weights; leave it out, or set it "
+                    "to {}"
+                )
 
     def stage(self, name: str) -> StageConfig:
         """The stage called `name`."""
@@ -202,6 +206,16 @@ class Recipe(Strict):
             return self.start_of(stage)
         names = [BASE, *(s.name for s in self._before(stage) if isinstance(s, PolicyStage))]
         return judge.model if judge.model in names else None
+
+    def taught_to_judge(self, source: str) -> JudgeRowsConfig | None:
+        """How the model of a stage learned to judge, there or in a stage that it comes from; None when it never did."""
+        while source != BASE:
+            stage = self.stage(source)
+            if isinstance(stage, SftStage) and stage.judge is not None:
+                return stage.judge
+            assert not isinstance(stage, EvaluateStage)
+            source = self.start_of(stage)
+        return None
 
     def shares_engines(self, stage: OnlineStage, judge: JudgeConfig) -> bool:
         """Whether a judge is what the rollout engines hold: the policy, with or without its adapter, or the start."""

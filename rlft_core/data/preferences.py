@@ -58,8 +58,11 @@ def load_preferences(
         place = f"{name}, {record.where}"
         sides = [_side(record.values, field, place) for field in (chosen_field, rejected_field)]
         prompts = [before for before, _ in sides if before is not None]
-        if isinstance(record.values.get(prompt_field), str) and record.values[prompt_field].strip():
-            prompt = record.values[prompt_field]
+        given = record.values.get(prompt_field)
+        if isinstance(given, str) and given.strip():
+            prompt = given
+        elif isinstance(given, list) and given and not prompts:
+            prompt = _conversation(_turns(given, prompt_field, place))
         elif prompts and prompts[0] == prompts[-1]:
             prompt = prompts[0]
         else:
@@ -108,6 +111,14 @@ def _from_transcript(text: str, field: str, place: str) -> tuple[str | None, str
 
 
 def _from_messages(messages: Sequence[Any], field: str, place: str) -> tuple[str | None, str]:
+    turns = _turns(messages, field, place)
+    if _SPEAKERS[turns[-1][0]] != "Assistant" or not turns[-1][1].strip():
+        raise DataError(_UNANSWERED.format(place=place, field=field))
+    return (_conversation(turns[:-1]) if turns[:-1] else None), turns[-1][1]
+
+
+def _turns(messages: Sequence[Any], field: str, place: str) -> list[tuple[str, str]]:
+    """(role, content) of each message."""
     turns: list[tuple[str, str]] = []
     for number, message in enumerate(messages, start=1):
         role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
@@ -117,9 +128,7 @@ def _from_messages(messages: Sequence[Any], field: str, place: str) -> tuple[str
                 f"{place}: field '{field}', message {number}: needs a role (user, assistant or system) and a content that is text"
             )
         turns.append((str(role).lower(), content))
-    if _SPEAKERS[turns[-1][0]] != "Assistant" or not turns[-1][1].strip():
-        raise DataError(_UNANSWERED.format(place=place, field=field))
-    return (_conversation(turns[:-1]) if turns[:-1] else None), turns[-1][1]
+    return turns
 
 
 def _conversation(turns: Sequence[tuple[str, str]]) -> str:

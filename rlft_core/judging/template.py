@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COMPARES = ("context", "response_a", "response_b")
 _GRADES = ("context", "response")
 _KEYS = frozenset({"principles", "system", "user", "answer", "labels", "rationale"})
+_PLACES = frozenset({*_COMPARES, *_GRADES, "principle", "principle_text"})
 _REASONS = ("rationale_a", "rationale_b")
 NO_PRINCIPLE = ""
 
@@ -141,17 +142,31 @@ def parse_template(name: str, content: Any) -> JudgeTemplate:
         raise ConfigError(f"{where}: unknown key '{unknown[0]}'; a template has the keys {', '.join(sorted(_KEYS))}")
     used = _places(str(content["user"]), str(content.get("system") or ""))
     grades = "response" in used
+    unknown_places = sorted(used - _PLACES)
+    if unknown_places:
+        shown = ", ".join(f"{{{place}}}" for place in sorted(_PLACES))
+        raise ConfigError(
+            f"{where}: nothing fills {{{unknown_places[0]}}}; a judge is shown {shown}, and {{{{ or }}}} is a brace"
+        )
+    if not isinstance(content.get("answer") or "", str):
+        raise ConfigError(f"{where}: answer must be text (got {content['answer']!r})")
     labels = content["labels"]
     number = len(labels) if isinstance(labels, list) else 0
     if (number < 2 if grades else number != 2) or not all(isinstance(label, str) and label for label in labels):
         wanted = 'texts from worst to best, such as ["1", "2", "3"]' if grades else 'two texts, such as [" A", " B"]'
         raise ConfigError(f"{where}: labels must be {wanted} (got {labels!r})")
     rationale = content.get("rationale")
-    if rationale is not None and not set(_REASONS) <= _places(str(rationale), None):
-        raise ConfigError(f"{where}: rationale needs {{rationale_a}} and {{rationale_b}}")
+    if rationale is not None and set(_REASONS) != _places(str(rationale), None):
+        raise ConfigError(
+            f"{where}: rationale needs {{rationale_a}} and {{rationale_b}}, and nothing else is filled there"
+        )
     principles = content.get("principles") or {NO_PRINCIPLE: ""}
     if not isinstance(principles, Mapping) or not all(isinstance(text, str) for text in principles.values()):
         raise ConfigError(f"{where}: principles must be texts by name (got {principles!r:.80})")
+    if content.get("principles") and not used & {"principle", "principle_text"}:
+        raise ConfigError(
+            f"{where}: shows neither {{principle}} nor {{principle_text}}, so all principles ask the same; put one in"
+        )
     both = sorted(used & {"response_a", "response_b"})
     if grades and both:
         raise ConfigError(

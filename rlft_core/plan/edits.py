@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlft_core.config.edits import EditorEditsConfig, FileEditsConfig, FunctionEditsConfig
 from rlft_core.config.pairs import FilePairsConfig, JudgeRowsConfig
 from rlft_core.config.recipe import Recipe
-from rlft_core.config.stages import BASE, RewardModelStage, SftStage, pairs_in
+from rlft_core.config.stages import BASE, DpoStage, RewardModelStage, SftStage, pairs_in
 from rlft_core.data import Splits, render
 from rlft_core.data.load import HUB_PREFIX
-from rlft_core.data.preferences import load_preferences
+from rlft_core.data.preferences import Preferences, load_preferences
 from rlft_core.errors import ConfigError
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
@@ -105,6 +105,7 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
                 _check_template(stage.judge, base_dir)
         if not isinstance(config, FilePairsConfig):
             continue
+        read: dict[str, Preferences] = {}
         for side, source in {"train": config.train, "validation": config.validation}.items():
             if source is None or source.startswith(HUB_PREFIX):
                 continue
@@ -117,15 +118,42 @@ def check_pairs(recipe: Recipe, splits: Splits, base_dir: Path) -> list[str]:
                     needed=config.fields_needed,
                     base_dir=base_dir,
                 )
-                for pair in found.pairs:
-                    render(recipe.data.prompt.template, pair.row)
+                if isinstance(stage, DpoStage):  # who learns to judge reads pairs by the judge's template
+                    with naming("data.prompt.template (a pair's prompt is {input})"):
+                        for pair in found.pairs:
+                            render(recipe.data.prompt.template, pair.row)
+            read[side] = found
             shared = sum(plain(pair.row.input).casefold() in tested for pair in found.pairs)
             if shared:
                 warnings.append(
                     f"{key}.{side}: {shared} of {len(found.pairs)} prompts are those of test rows, so the evaluation is no "
                     "longer of rows that nothing was trained on"
                 )
+        warnings += [f"{key}{told}" for told in _doubts(read, config)]
     return warnings
+
+
+def _doubts(read: Mapping[str, Preferences], config: FilePairsConfig) -> list[str]:
+    """What a person should know of pairs that can be read."""
+    known = {side: {(p.row.input, p.row.output, p.rejected) for p in found.pairs} for side, found in read.items()}
+    train, held_out = known.get("train", set()), known.get("validation", set())
+    told = [
+        f".{side}: {found.num_equal} of {len(found.pairs) + found.num_equal} pairs have no winner and will be left out"
+        for side, found in read.items()
+        if found.num_equal
+    ]
+    torn = sum((prompt, rejected, chosen) in train for prompt, chosen, rejected in train) // 2
+    if torn:
+        told.append(f".train: {torn} pairs stand in both directions; they contradict each other")
+    if held_out & train:
+        told.append(
+            f".validation: {len(held_out & train)} of {len(held_out)} pairs are learned too, so they measure nothing"
+        )
+    if config.validation is None:
+        told.append(
+            ": there is no `validation`, so nobody will know how often the better text is preferred; give a file of pairs"
+        )
+    return told
 
 
 def _check_template(judge: JudgeRowsConfig, base_dir: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlft_core.config.judge import JudgingConfig
+from rlft_core.config.judge import JudgeConfig, JudgingConfig
 from rlft_core.config.online import OnlineStage
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.stages import SftStage
@@ -20,24 +20,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def check_judges(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
-    """Every judgement token is one token of the model's tokenizer, templates have the form that is asked for, keys are there.
-
-    Raises JudgeError or ConfigError naming the stage.
+def check_judges(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, base_dir: Path) -> list[str]:
+    """Every judgement token is one token of the model's tokenizer, where there is one here; templates have the form that is asked
+    for; keys are there. Returns warnings. Raises JudgeError or ConfigError naming the stage.
     """
+    warnings = []
     for stage in recipe.stages:
         if isinstance(stage, SftStage) and stage.judge is not None:
             with naming(f"stages.{stage.name}.judge.template"):
-                load_template(stage.judge.template, base_dir=base_dir).comparing().label_ids(tokenizer)
+                template = load_template(stage.judge.template, base_dir=base_dir).comparing()
+                if tokenizer is not None:
+                    template.label_ids(tokenizer)
         if isinstance(stage, OnlineStage):
             _check_stage(recipe, stage, tokenizer, base_dir)
+            warnings += [told for judge in stage.judges for told in _asked_otherwise(recipe, stage, judge)]
+    return warnings
 
 
-def _check_stage(recipe: Recipe, stage: OnlineStage, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> None:
+def _asked_otherwise(recipe: Recipe, stage: OnlineStage, judge: JudgeConfig) -> list[str]:
+    """A judge that learned to judge by another template."""
+    source = recipe.judge_source(stage, judge)
+    taught = recipe.taught_to_judge(source) if source is not None else None
+    if taught is None or taught.template == judge.template:
+        return []
+    return [
+        f"stages.{stage.name}.rewards, {judge.label}: asks by the template {judge.template}, and its model learns to judge by "
+        f"{taught.template}; let both have one template"
+    ]
+
+
+def _check_stage(recipe: Recipe, stage: OnlineStage, tokenizer: PreTrainedTokenizerBase | None, base_dir: Path) -> None:
     for judge in stage.judges:
         with naming(f"stages.{stage.name}.rewards, {judge.label}"):
             template = load_template(judge.template, base_dir=base_dir)
             _check_form(template, judge)
+            if tokenizer is None:
+                continue
             if recipe.judge_source(stage, judge) is None:  # with a tokenizer of its own, looked at when it starts
                 resolve_model(judge.model)
             else:

@@ -45,6 +45,7 @@ def make_plan(recipe: Recipe, *, base_dir: Path, available: Available, encode: b
     check_stage_rewards(recipe, splits)
     check_negatives(recipe, splits)
     warnings += check_edits(recipe, splits, base_dir) + check_pairs(recipe, splits, base_dir)
+    warnings += check_judges(recipe, None, base_dir)
     model = find_model(recipe, convert=encode)
     if model.size is not None:
         check_fits(recipe, model.size, num_gpus=available.num_gpus)

@@ -55,8 +55,10 @@ def generate_answers(folder: Path, stage: str | None, options: Options, base_dir
     recipe = Recipe.model_validate(json.loads(resolved.read_text(encoding="utf-8")))
     model = model_of(recipe, folder, stage)
     rows = rows_to_answer(recipe, options, base_dir)
-    template = load_template(options.template or DEFAULT_TEMPLATE, base_dir=base_dir) if options.best_of > 1 else None
     chosen_by = reward_model_of(folder, options.by) if options.by != TOURNAMENT else None
+    template = None
+    if options.best_of > 1 and chosen_by is None:
+        template = load_template(options.template or template_of(recipe, stage), base_dir=base_dir)
     temperature = options.temperature if options.temperature is not None else float(options.best_of > 1)
     if options.best_of > 1 and temperature == 0:
         raise ConfigError("--temperature 0 gives the same answer every time, so there is no best of several; raise it")
@@ -80,6 +82,13 @@ def generate_answers(folder: Path, stage: str | None, options: Options, base_dir
     if options.out is not None:
         lines = [{"id": g.row.id, "input": g.row.input, "output": g.text, "ended": g.ended} for g in found]
         options.out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def template_of(recipe: Recipe, stage: str | None) -> str:
+    """How the model of a stage, by default the last policy's, learned to judge."""
+    policies = [other.name for other in recipe.stages if isinstance(other, PolicyStage)]
+    taught = recipe.taught_to_judge(stage or (policies[-1] if policies else BASE))
+    return DEFAULT_TEMPLATE if taught is None else taught.template
 
 
 def model_of(recipe: Recipe, folder: Path, stage: str | None) -> str:

@@ -229,7 +229,10 @@ def generate_command(
         ),
     ] = "tournament",
     template: Annotated[
-        str | None, typer.Option("--template", help="How the model is asked to judge: a name or a YAML file.")
+        str | None,
+        typer.Option(
+            "--template", help="How the model is asked to judge: a name or a YAML file. Default: as it learned to."
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", min=0.0, help="Default: 0, or 1 with --best-of.")

@@ -126,6 +126,18 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         ),
     ),
     (
+        "smoothing of a loss that has none",
+        recipe(
+            stages=[{"type": "online_dpo", "rewards": [REWARD], "preference": {"loss": "ipo", "label_smoothing": 0.1}}]
+        ),
+        ("label_smoothing is for loss: dpo", "leave it out with ipo"),
+    ),
+    (
+        "frozen layers beside an adapter",
+        sft(learner={"freeze": {"embeddings": True}}) | {"model": {"lora": {"rank": 8}}},
+        ("learner.freeze has no effect with model.lora", "leave it out, or set it to {}"),
+    ),
+    (
         "a judge that no engine holds",
         recipe(
             stages=[{"type": "online_dpo", "sample_from": "start", "rewards": [{"type": "judge", "model": "policy"}]}]

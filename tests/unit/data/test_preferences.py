@@ -30,6 +30,13 @@ def said(*texts: str) -> list[dict[str, str]]:
         ({"prompt": "What?", "chosen": said("A tool"), "rejected": said("No")}, "What?", "A tool", "No"),
         ({"chosen": said("A tool"), "rejected": said("No")}, "What is it?", "A tool", "No"),
         ({"prompt": [ASKED], "chosen": said("A tool"), "rejected": said("No")}, "What is it?", "A tool", "No"),
+        ({"prompt": [ASKED], "chosen": said("A tool")[1:], "rejected": said("No")[1:]}, "What is it?", "A tool", "No"),
+        (
+            {"prompt": said("Hi")[:2], "chosen": "A tool", "rejected": "No"},
+            "User: What is it?\n\nAssistant: Hi",
+            "A tool",
+            "No",
+        ),
         (
             {"chosen": "\n\nHuman: What?\n\nAssistant: A tool", "rejected": "\n\nHuman: What?\n\nAssistant: No"},
             "What?",

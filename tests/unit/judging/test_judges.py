@@ -343,6 +343,13 @@ GOOD = {"user": "{context}{response_a}{response_b}", "labels": ["A", "B"]}
         (GOOD | {"user": "{context}{response_a}"}, r"has no {response_b}"),
         (GOOD | {"anwser": "x"}, "unknown key 'anwser'"),
         (GOOD | {"principles": ["a"]}, "principles must be texts by name"),
+        (GOOD | {"principles": {"short": "is short"}}, r"shows neither {principle} nor {principle_text}"),
+        (
+            GOOD | {"user": "{question}{context}{response_a}{response_b}"},
+            r"nothing fills {question}; .* {context}, .* brace",
+        ),
+        (GOOD | {"answer": ["A"]}, r"answer must be text \(got \['A'\]\)"),
+        (GOOD | {"rationale": "{rationale_a}{rationale_b}{context}"}, "nothing else is filled there"),
     ],
 )
 def test_a_wrong_template_says_what_is_wrong(content: dict[str, Any], told: str) -> None:

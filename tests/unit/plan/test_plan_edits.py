@@ -195,6 +195,69 @@ def test_a_model_that_learns_to_judge_is_checked(base: Path) -> None:
     assert any("stages.sft first runs 1 engine(s)" in note for note in found.notes)
 
 
+def test_what_is_odd_about_pairs_is_told(base: Path) -> None:
+    turned, equal = {**PAIR, "chosen": "no", "rejected": "a tool"}, {**PAIR, "rejected": "a tool "}
+    pairs = write(base, PAIR, turned, equal, {**PAIR, "prompt": "x 2"}, name="pairs.jsonl")
+    key = "stages.sft.judge.pairs"
+    found = make_plan(judged(base, pairs), base_dir=base, available=LAPTOP, encode=False)
+    assert [warning for warning in found.warnings if warning.startswith(key)] == [
+        f"{key}.train: 1 of 4 pairs have no winner and will be left out",
+        f"{key}.train: 1 pairs stand in both directions; they contradict each other",
+        f"{key}: there is no `validation`, so nobody will know how often the better text is preferred; give a file of pairs",
+    ]
+    write(base, PAIR, {**PAIR, "prompt": "x 3"}, name="held.jsonl")
+    found = make_plan(
+        judged(base, {**pairs, "validation": "held.jsonl"}), base_dir=base, available=LAPTOP, encode=False
+    )
+    assert [warning for warning in found.warnings if warning.startswith(key)][2:] == [
+        f"{key}.validation: 1 of 2 pairs are learned too, so they measure nothing"
+    ]
+
+
+def test_only_who_answers_pairs_fills_the_prompt_template_from_them(base: Path) -> None:
+    """A judge reads a pair by its own template; columns of the rows need not be in the pairs."""
+    pairs = write(base, PAIR, name="pairs.jsonl")
+    template = {"data.prompt.template": "{family}: {input}"}
+    for recipe_of, refused in ((judged, False), (dpo, True)):
+        one = recipe_of(base, pairs)
+        data = one.data.model_copy(
+            update={"prompt": one.data.prompt.model_copy(update={"template": template.popitem()[1]})}
+        )
+        template = {"data.prompt.template": data.prompt.template}
+        found = one.model_copy(update={"data": data})
+        if refused:
+            with pytest.raises(DataError, match=r"data\.prompt\.template \(a pair's prompt is {input}\): .* {family}"):
+                make_plan(found, base_dir=base, available=LAPTOP, encode=False)
+        else:
+            make_plan(found, base_dir=base, available=LAPTOP, encode=False)
+
+
+def test_a_judge_is_asked_as_it_learned_to_judge(base: Path) -> None:
+    pairs = write(base, PAIR, name="pairs.jsonl")
+    learns = {"type": "sft", "judge": {"pairs": pairs, "template": "faithful-summary"}}
+
+    def warned(**judge: Any) -> list[str]:
+        rewards = [{"type": "judge", **judge}]
+        online = [{"type": "online_dpo", "name": name, "rewards": rewards} for name in ("first", "second")]
+        found = make_plan(recipe_in(base, stages=[learns, *online]), base_dir=base, available=LAPTOP, encode=False)
+        return [warning for warning in found.warnings if "let both have one template" in warning]
+
+    told = "rewards, judge: asks by the template better-answer, and its model learns to judge by faithful-summary"
+    assert [warning.partition(";")[0] for warning in warned()] == [
+        f"stages.{name}.{told}" for name in ("first", "second")
+    ]
+    assert warned(template="faithful-summary") == []
+    assert warned(model="base") == []  # which never learned to judge
+
+
+def test_a_judge_is_looked_at_where_there_is_no_tokenizer_too(base: Path) -> None:
+    stages = [{"type": "online_dpo", "rewards": [{"type": "judge", "template": "nofile.yaml"}]}]
+    with pytest.raises(
+        ConfigError, match=r"stages\.online_dpo\.rewards, judge: judge template 'nofile\.yaml': there is no such"
+    ):
+        make_plan(recipe_in(base, stages=stages), base_dir=base, available=LAPTOP, encode=False)
+
+
 def test_reasons_need_their_columns_and_a_template_that_has_a_place_for_them(base: Path) -> None:
     pairs = write(base, {**PAIR, "why": "short", "why_not": "long"}, name="pairs.jsonl")
     given = {**pairs, "rationale_fields": ["why", "why_not"]}
