@@ -4,8 +4,8 @@
         --answers FILE.jsonl --out FILE.json
 
 Each stage's model of each run draws `--samples` answers at `--temperature` to the test rows, and so does what they start from. A
-row's outcome is the share of all pairs of an answer and a start's answer in which the judge prefers the first. `--answers` that
-exist already are judged and not drawn again.
+row's outcome is the share of all pairs of an answer and a start's answer in which the judge prefers the first. What stands in
+`--answers` already is not drawn again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def recipe_of(run: Path) -> Recipe:
 
 
 async def draw(recipe: Recipe, models: dict[str, str], rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """Write every model's answers to a file, a line for each row."""
+    """Add every model's answers to a file, a line for each row."""
     first = next(iter(models.values()))
     sampling = Sampling(options.temperature, options.max_tokens)
     fitting = encode_prompts(
@@ -61,7 +61,7 @@ async def draw(recipe: Recipe, models: dict[str, str], rows: Sequence[Row], opti
     fleet = create_fleet(recipe, rollout, first, on_gpu=False, notice=print, lora=False)
     try:
         await fleet.start()
-        with options.answers.open("w", encoding="utf-8") as file:
+        with options.answers.open("a", encoding="utf-8") as file:
             for number, (label, model) in enumerate(models.items()):
                 await fleet.load(publication_of(model, number, recipe.model.dtype))
                 prompts = [
@@ -79,9 +79,9 @@ async def draw(recipe: Recipe, models: dict[str, str], rows: Sequence[Row], opti
 
 
 def read(path: Path) -> Drawn:
-    """Inverse of `draw`."""
+    """Inverse of `draw`; nothing where there is no file yet."""
     found: Drawn = {}
-    lines: list[dict[str, Any]] = list(jsonl.read_rows(path))
+    lines: list[dict[str, Any]] = list(jsonl.read_rows(path)) if path.exists() else []
     for line in lines:
         answers = [Answer(text, ended) for text, ended in line["answers"]]
         found.setdefault(line["model"], {})[line["id"]] = answers
@@ -140,12 +140,14 @@ def main() -> None:
     options = parser.parse_args()
     recipe = recipe_of(options.runs[0])
     rows = list(rows_of(recipe.data, ROOT, recipe.seed).test)
-    if not options.answers.exists():
-        models = {BASE: model_of(recipe, options.runs[0], BASE)}
-        models |= {f"{run.name}:{s}": model_of(recipe_of(run), run, s) for run in options.runs for s in options.systems}
+    models = {BASE: model_of(recipe, options.runs[0], BASE)}
+    models |= {f"{run.name}:{s}": model_of(recipe_of(run), run, s) for run in options.runs for s in options.systems}
+    there = read(options.answers)
+    missing = {label: model for label, model in models.items() if label not in there}
+    if missing:
         needs = engine_needs(RolloutConfig(num_engines=options.engines), gpus_there=0)
         with session(recipe.cluster, needs, model_bytes=0):
-            asyncio.run(draw(recipe, models, rows, options))
+            asyncio.run(draw(recipe, missing, rows, options))
     found = outcomes(read(options.answers), rows, options.systems, options.runs, options.judge)
     result = tables(found, options.systems, [run.name for run in options.runs])
     result |= {"judge": options.judge, "samples": options.samples, "temperature": options.temperature}

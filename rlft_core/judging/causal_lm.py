@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from rlft_core.batching.sharing import share_beginnings
+from rlft_core.errors import JudgeError
 from rlft_core.judging.protocol import Comparison, Verdict
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import JudgeTemplate, load_template
@@ -73,7 +74,7 @@ class CausalLmJudge:
         return self.questions.verdicts(comparisons, self._label_probabilities(self.questions.prompts(comparisons)))
 
     def _label_probabilities(self, prompts: Sequence[list[int]]) -> list[tuple[float, float]]:
-        """For each prompt, the probabilities of both labels among all tokens."""
+        """For each prompt, the probabilities of both labels among all tokens. Raises JudgeError for what is no number."""
         first, second = self.questions.labels
         logprobs = torch.zeros(len(prompts), 2)
         head = self.model.output_layer
@@ -85,4 +86,6 @@ class CausalLmJudge:
                 other = token_logprobs(found.hidden, head.weight, others, bias=head.bias, with_entropy=False)
                 both = torch.stack([found.logprobs, other.logprobs], dim=1)
                 logprobs[rows.tokens.cpu()] = both.float().cpu()
+        if not torch.isfinite(logprobs).all():
+            raise JudgeError("the judge gave a probability that is no number; its weights are broken")
         return [(of_first, of_second) for of_first, of_second in logprobs.double().exp().tolist()]

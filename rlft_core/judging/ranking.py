@@ -8,10 +8,12 @@ schedule.scores()                    # win rates, or Bradley-Terry strengths
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
+
+_MAX_STEPS = 5_000
 
 
 class Schedule:
@@ -19,7 +21,8 @@ class Schedule:
 
     Up to `all_pairs` answers every pair meets once, size x (size - 1) / 2 comparisons in one round. Larger groups meet in
     `rounds` Swiss rounds: each answer meets one of about its own score that it has not met, size / 2 comparisons a round,
-    so the number of comparisons grows with the size and not with its square.
+    so the number of comparisons grows with the size and not with its square. Of an odd size one rests, nobody twice before all
+    have.
     """
 
     def __init__(self, size: int, *, seed: int, all_pairs: int = 4, rounds: int = 3) -> None:
@@ -31,6 +34,7 @@ class Schedule:
         self._swiss = size > all_pairs
         self._rounds_left = rounds if self._swiss else 1
         self._rng = np.random.default_rng(seed)
+        self._rests = np.zeros(size, dtype=np.int64)
         self._waiting: list[tuple[int, int]] = []
         self._next_round()
 
@@ -71,11 +75,36 @@ class Schedule:
         # Equal points in random order; then each meets the next one below that it has not met.
         lots = self._rng.permutation(self.size)
         order = sorted(range(self.size), key=lambda i: (-points[i], lots[i]))
-        seen = {frozenset(pair) for pair in self.met}
-        while len(order) > 1:
-            first = order.pop(0)
-            at = next((k for k, other in enumerate(order) if frozenset((first, other)) not in seen), 0)
-            self._waiting.append((first, order.pop(at)))
+        if self.size % 2:
+            resting = max(order, key=lambda i: (-self._rests[i], order.index(i)))
+            self._rests[resting] += 1
+            order.remove(resting)
+        self._waiting = paired(order, {frozenset(pair) for pair in self.met})
+
+
+def paired(order: Sequence[int], met: Collection[frozenset[int]]) -> list[tuple[int, int]]:
+    """Everybody with the next one below that it has not met, as far as this leaves such a one for all others.
+
+    Where there is no such pairing, or none was found in some thousand steps, some meet again.
+    """
+    steps = _MAX_STEPS
+
+    def of(left: tuple[int, ...]) -> list[tuple[int, int]] | None:
+        nonlocal steps
+        if not left:
+            return []
+        first, rest = left[0], left[1:]
+        for at, other in enumerate(rest):
+            steps -= 1
+            if steps < 0:
+                return None
+            others = of((*rest[:at], *rest[at + 1 :])) if frozenset((first, other)) not in met else None
+            if others is not None:
+                return [(first, other), *others]
+        return None
+
+    found = of(tuple(order))
+    return found if found is not None else list(zip(order[::2], order[1::2], strict=True))
 
 
 def win_shares(size: int, pairs: Sequence[tuple[int, int]], outcomes: Sequence[float]) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlft_core.config.rewards import RewardModelConfig
+from rlft_core.errors import JudgeError
 from rlft_core.judging.protocol import TIE, Answer, Comparison, Verdict
 from rlft_core.rewards.protocol import Sample, TokenRewards
 from rlft_core.rewards.reward_model import RewardModelReward
@@ -47,6 +48,10 @@ class RewardModelJudge:
                 found.append(TIE)
                 continue
             gap = _value(values[_key(pair.row, pair.a)]) - _value(values[_key(pair.row, pair.b)])
+            if math.isnan(gap):
+                raise JudgeError(
+                    f"row '{pair.row.id}': the reward model gave a score that is no number; its weights are broken"
+                )
             likely = 1.0 / (1.0 + math.exp(-max(-_MOST, min(_MOST, gap))))
             found.append(Verdict((likely, 1.0 - likely), (likely, 1.0 - likely)))
         return found

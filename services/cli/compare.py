@@ -63,8 +63,14 @@ def compare_runs(
     first: Outputs | None = None
     for name in names:
         outputs, system = _named(name, stage, runs_dir, base_dir)
-        chosen[f"{outputs.name}:{system}"] = outputs.answers[system]
+        label = f"{outputs.name}:{system}"
+        if label in chosen:
+            raise ConfigError(
+                f"{name}: there is a {label} already; name each once, and give folders of one name other ones"
+            )
+        chosen[label] = outputs.answers[system]
         first = first or outputs
+        _check_same_rows(first, outputs)
     assert first is not None
     fixed, told = _reference(reference, first, stage, runs_dir, base_dir)
     ids = _common(first, chosen, fixed)
@@ -119,6 +125,11 @@ def read_outputs(folder: Path, stage: str | None, base_dir: Path) -> Outputs:
         if row_id not in rows:
             raise DataError(
                 f"{path}: row '{row_id}' is not among data.{found[-1].split}; has the data changed since the run?"
+            )
+        if line.get("input", rows[row_id].input) != rows[row_id].input:
+            raise DataError(
+                f"{path}: row '{row_id}' was another one when the run answered it: {str(line['input'])[:60]!r}, and now "
+                f"{rows[row_id].input[:60]!r}; bring the data back as it was, or evaluate again"
             )
         metrics: Mapping[str, Mapping[str, float]] = line.get("metrics") or {}
         for label, text in line["outputs"].items():
@@ -190,6 +201,19 @@ def _reference(
         raise ConfigError(f"--reference {reference}: choose from {there}, or name another run's system as RUN:SYSTEM")
     outputs, system = _named(reference, stage, runs_dir, base_dir)
     return outputs.answers[system], f"{outputs.name}:{system}"
+
+
+def _check_same_rows(first: Outputs, other: Outputs) -> None:
+    """Raise DataError where two runs call different rows by one id."""
+    shared = [i for i in other.rows if i in first.rows]
+    differ = [
+        i for i in shared if (first.rows[i].input, first.rows[i].output) != (other.rows[i].input, other.rows[i].output)
+    ]
+    if differ:
+        raise DataError(
+            f"{first.name} and {other.name} call {len(differ)} different rows by the same id, '{differ[0]}' among them; compare "
+            "runs that were evaluated on the same rows"
+        )
 
 
 def _common(first: Outputs, chosen: Mapping[str, Mapping[str, Answer]], fixed: Mapping[str, Answer]) -> list[str]:

@@ -18,6 +18,7 @@ from rlft_core.batching.schedule import sampling_seed
 from rlft_core.config.recipe import Recipe
 from rlft_core.config.rewards import RewardModelConfig
 from rlft_core.config.rollout import RolloutConfig
+from rlft_core.errors import JudgeError
 from rlft_core.judging.template import JudgeTemplate
 from rlft_core.models.loading import load_tokenizer
 from rlft_core.rewards.given import GivenScores
@@ -99,7 +100,10 @@ async def _answer(task: asyncio.Task[ray.ObjectRef], chooser: Served | None, dea
         given, done = await chooser.score(ref)
         scores: GivenScores = await answer(given, chooser.label, "score", deadline_s)
         done()
-        chosen = int(np.argmax([_number(value) for value in scores.values]))
+        numbers = [_number(value) for value in scores.values]
+        if not np.isfinite(numbers).all():
+            raise JudgeError(f"{chooser.label} gave a score that is no number; its weights are broken")
+        chosen = int(np.argmax(numbers))
     group: RolloutGroup = await ref
     completion: Completion = group.completions[chosen]
     distinct = len({c.text for c in group.completions})

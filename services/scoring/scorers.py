@@ -17,7 +17,7 @@ import ray
 import torch
 
 from rlft_core.config.rewards import RewardConfig, RewardModelConfig, ServedConfig
-from rlft_core.errors import RewardError
+from rlft_core.errors import RewardError, SamplesLost
 from rlft_core.evaluation.text import text_metrics
 from rlft_core.models.default_model import DEFAULT_MODEL
 from rlft_core.models.loading import load_tokenizer
@@ -179,6 +179,11 @@ class ScorerPool:
                 # Ray hands their values on as soon as they are there; they never come here.
                 summary, scored = hand.actor.score.remote(group, *(ref for ref, _ in asked))
                 found: ScoreSummary = await self._answer(summary, hand.name, "score")
+        except SamplesLost:
+            # Or nothing is lost, and whoever was to give its values is dead for good: that one is named.
+            for served, (ref, _) in zip(self._served, asked, strict=True):
+                await self._answer(ref, served.label, "score")
+            raise
         finally:
             for _, done in asked:
                 done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlft_core.judging.bracket import Bracket
-from rlft_core.judging.ranking import Schedule, bradley_terry_fit, win_shares
+from rlft_core.judging.ranking import Schedule, bradley_terry_fit, paired, win_shares
 
 
 def play(num_entries: int, *, seed: int = 0) -> tuple[Bracket, list[list[tuple[int, int]]]]:
@@ -100,6 +101,26 @@ def test_a_large_group_takes_a_number_of_comparisons_that_grows_with_its_size(si
     ranks = np.argsort(np.argsort(scores))
     assert np.corrcoef(ranks, np.arange(size))[0, 1] > 0.8
     assert int(np.argmax(scores)) >= size - 2  # after four rounds two of 32 may be unbeaten
+
+
+@pytest.mark.parametrize("size", [5, 6, 7, 8, 9, 12])
+def test_everybody_meets_as_many_others_as_can_be(size: int) -> None:
+    rounds = 3
+    for seed in range(100):
+        schedule = finished(Schedule(size, seed=seed, rounds=rounds))
+        pairs = [frozenset(pair) for pair in schedule.met]
+        assert len(set(pairs)) == len(pairs) == rounds * (size // 2)
+        times = [sum(k in pair for pair in pairs) for k in range(size)]
+        assert set(times) <= ({rounds} if size % 2 == 0 else {rounds - 1, rounds})  # nobody rests twice
+
+
+def test_where_all_have_met_some_meet_again() -> None:
+    schedule = finished(Schedule(6, seed=0, rounds=9))
+    assert len(schedule.met) == 9 * 3
+    assert {frozenset(pair) for pair in schedule.met} == {frozenset(pair) for pair in combinations(range(6), 2)}
+    assert paired([3, 1, 2, 0], {frozenset((3, 1)), frozenset((2, 0))}) == [(3, 2), (1, 0)]
+    assert paired([3, 1, 2, 0], {frozenset((3, 2)), frozenset((3, 0)), frozenset((1, 0))}) == [(3, 1), (2, 0)]
+    assert paired([3, 1, 2, 0], {frozenset((2, 0)), frozenset((3, 2))}) == [(3, 0), (1, 2)]  # not the next one
 
 
 def test_shares_by_hand() -> None:
