@@ -56,7 +56,8 @@ class Registry:
     """Holds `models`; runs are looked up in `runs_dir`, and what is put together for serving goes below `state_file`'s folder.
 
     A replica that said nothing for `silent_s` is not waited for. `hold` keeps a pool that may scale to zero from doing so, for
-    as long as it is awaited: a canary's, while there is one.
+    as long as it is awaited: a canary's, while there is one. Public methods are coroutines: Serve runs plain ones in threads, and
+    all of this belongs to one event loop.
     """
 
     def __init__(
@@ -97,15 +98,15 @@ class Registry:
             self._pools[pool] = _Pool(_target(held), silent_s)
         write_state(state_file, self._models)
 
-    def start(self) -> None:
-        """Hold what a canary of before the start needs. Called in the event loop."""
+    async def start(self) -> None:
+        """Hold what a canary of before the start needs."""
         self._hold_canaries()
 
-    def wanted(self, pool: str) -> Target:
+    async def wanted(self, pool: str) -> Target:
         """What a replica that starts shall load."""
         return self._pools[pool].target
 
-    def report(self, pool: str, replica: str, pid: int, version: int) -> Target | None:
+    async def report(self, pool: str, replica: str, pid: int, version: int) -> Target | None:
         """A replica says what it holds; returns what it shall load now, if anything."""
         now, one = time.monotonic(), self._pools[pool]
         one.replicas[replica] = _Replica(version, now, pid)
@@ -120,7 +121,7 @@ class Registry:
         one.turn = replica
         return one.target
 
-    def failed(self, pool: str, replica: str, version: int, message: str) -> None:
+    async def failed(self, pool: str, replica: str, version: int, message: str) -> None:
         """A replica could not load a target."""
         one = self._pools[pool]
         if one.turn == replica:
@@ -128,7 +129,7 @@ class Registry:
         one.failure = (version, message)
         _log.warning("%s: %s", replica, message)
 
-    def routes(self) -> list[Route]:
+    async def routes(self) -> list[Route]:
         """Where requests go now."""
         return [
             Route(s.name, s.current.kind, pool, canary_of(pool), s.current, s.canary, s.percent)
@@ -136,7 +137,7 @@ class Registry:
             for pool in [self._pool_of[s.name]]
         ]
 
-    def overview(self) -> list[dict[str, Any]]:
+    async def overview(self) -> list[dict[str, Any]]:
         """For people: what each name stands for, and its replicas."""
         return [self._shown(served) for served in self._models.values()]
 

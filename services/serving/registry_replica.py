@@ -37,7 +37,7 @@ class RegistryReplica(Registry):
             start_s=patience.start_s,
         )
         self._names = names
-        self.start()
+        await self.start()
 
     async def _hold_replica(self, pool: str) -> None:
         handle = serve.get_deployment_handle(self._names[pool], APP)

@@ -1,111 +1,24 @@
-"""How a change is carried out: replica by replica, one at a time, and back again when it fails. Replicas are tasks here."""
+"""How a change is carried out: replica by replica, one at a time, and back again when it fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 
-from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
-from rlft_core.serving.state import Served, read_state
+from rlft_core.serving.state import read_state
 from services.serving.registry import Registry
-from services.serving.routes import Target, canary_of
-
-
-class Follower:
-    """A replica that needs `seconds` to load, and cannot load what has a label of `broken`."""
-
-    def __init__(self, registry: Registry, pool: str, name: str, seconds: float = 0.02) -> None:
-        self.registry, self.pool, self.name, self.seconds = registry, pool, name, seconds
-        self.broken: set[str] = set()
-        self.tried: list[str] = []
-        target = registry.wanted(pool)
-        self.version, self.labels = target.version, labels_of(target)
-        self.loading = False
-        self.task = asyncio.ensure_future(self._run())
-
-    async def _run(self) -> None:
-        while True:
-            target = self.registry.report(self.pool, self.name, 1, self.version)
-            if target is not None and not self.loading:
-                self.loading = True
-                asyncio.ensure_future(self._load(target)).add_done_callback(lambda _: None)
-            await asyncio.sleep(0.005)
-
-    async def _load(self, target: Any) -> None:
-        self.tried += labels_of(target).values()
-        await asyncio.sleep(self.seconds)
-        if self.broken & set(labels_of(target).values()):
-            self.registry.failed(self.pool, self.name, target.version, "the disk is gone")
-        else:
-            self.version, self.labels = target.version, labels_of(target)
-        self.loading = False
-
-    @property
-    def label(self) -> str:
-        (found,) = self.labels.values()
-        return found
-
-
-def labels_of(target: Target) -> dict[str, str]:
-    return {name: checkpoint.label for name, checkpoint in target.models.items()}
-
-
-class World:
-    """A registry of model `m`, which stands for run `first`, or of some others."""
-
-    def __init__(
-        self, runs_dir: Path, state: Path, models: Mapping[str, str] = MappingProxyType({"m": "first"})
-    ) -> None:
-        self.held: list[str] = []
-        self.state = state
-        self.replicas: list[Follower] = []
-        served = [
-            Served(name, spec, find_checkpoint(parse_spec(spec), runs_dir, state.parent))
-            for name, spec in models.items()
-        ]
-        self.registry = Registry(served, runs_dir, state, hold=self._hold, swap_s=1.0, start_s=1.0)
-
-    def follow(self, pool: str, name: str, seconds: float = 0.02) -> Follower:
-        self.replicas.append(Follower(self.registry, pool, name, seconds))
-        return self.replicas[-1]
-
-    async def _hold(self, pool: str) -> None:
-        """As Serve would: a request that is pending brings up a replica."""
-        self.held.append(pool)
-        replica = self.follow(pool, "late")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            replica.task.cancel()
-            self.held.remove(pool)
-
-
-def run(
-    runs_dir: Path,
-    tmp_path: Path,
-    test: Callable[[World], Awaitable[None]],
-    models: Mapping[str, str] = MappingProxyType({"m": "first"}),
-) -> None:
-    async def whole() -> None:
-        world = World(runs_dir, tmp_path / "state.json", models)
-        world.registry.start()
-        await asyncio.wait_for(test(world), 20.0)
-        for replica in world.replicas:
-            replica.task.cancel()
-
-    asyncio.run(whole())
+from services.serving.routes import canary_of
+from tests.unit.serving.registries import World, labels_of, run
 
 
 def test_a_promote_reaches_all_replicas_one_after_the_other_and_a_rollback_undoes_it(
     runs_dir: Path, tmp_path: Path
 ) -> None:
     async def test(world: World) -> None:
-        replicas = [world.follow("m", name) for name in "abc"]
+        replicas = [await world.follow("m", name) for name in "abc"]
         loading: list[int] = []
 
         async def watch() -> None:
@@ -133,14 +46,14 @@ def test_a_promote_reaches_all_replicas_one_after_the_other_and_a_rollback_undoe
 def test_a_new_replica_starts_with_what_was_promoted(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
         assert (await world.registry.promote("m", "second", 100.0)).status == 200
-        assert world.follow("m", "new").label == "second:sft"
+        assert (await world.follow("m", "new")).label == "second:sft"
 
     run(runs_dir, tmp_path, test)
 
 
 def test_a_change_during_a_change_is_refused(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        world.follow("m", "a", seconds=0.3)
+        await world.follow("m", "a", seconds=0.3)
         first = asyncio.ensure_future(world.registry.promote("m", "second", 100.0))
         await asyncio.sleep(0.05)
         for reply in (await world.registry.promote("m", "first@4", 100.0), await world.registry.rollback("m")):
@@ -155,7 +68,7 @@ def test_a_change_during_a_change_is_refused(runs_dir: Path, tmp_path: Path) -> 
 
 def test_when_a_replica_cannot_load_it_all_go_back(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        good, bad = world.follow("m", "a"), world.follow("m", "b")
+        good, bad = await world.follow("m", "a"), await world.follow("m", "b")
         bad.broken = {"second:sft"}
         reply = await world.registry.promote("m", "second", 100.0)
         assert reply.status == 500
@@ -172,7 +85,7 @@ def test_when_a_replica_cannot_load_it_all_go_back(runs_dir: Path, tmp_path: Pat
 
 def test_a_replica_that_does_not_come_to_an_end_is_not_waited_for_for_ever(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        world.follow("m", "a", seconds=60.0)
+        await world.follow("m", "a", seconds=60.0)
         reply = await world.registry.promote("m", "second", 100.0)
         assert reply.status == 500
         assert "0 of 1 replicas had loaded it after 1 s" in reply.content["error"]["message"]
@@ -182,7 +95,7 @@ def test_a_replica_that_does_not_come_to_an_end_is_not_waited_for_for_ever(runs_
 
 def test_a_canary_gets_a_replica_of_its_own_for_as_long_as_it_is(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        main = world.follow("m", "a")
+        main = await world.follow("m", "a")
         reply = await world.registry.promote("m", "second", 10.0)
         assert (reply.content["checkpoint"], reply.content["canary"], reply.content["percent"]) == (
             "first:sft",
@@ -191,7 +104,7 @@ def test_a_canary_gets_a_replica_of_its_own_for_as_long_as_it_is(runs_dir: Path,
         )
         assert world.held == [canary_of("m")]
         assert [replica.label for replica in world.replicas] == ["first:sft", "second:sft"]
-        (route,) = world.registry.routes()
+        (route,) = await world.registry.routes()
         assert (route.canary_pool, route.percent) == ("m#canary", 10.0)
         assert (await world.registry.promote("m", "second", 100.0)).content["canary"] is None
         await asyncio.sleep(0.05)
@@ -212,7 +125,7 @@ def test_a_canary_of_before_a_restart_gets_its_replica_again(runs_dir: Path, tmp
             swap_s=1.0,
             start_s=1.0,
         )
-        again.registry.start()
+        await again.registry.start()
         await asyncio.sleep(0.05)
         assert again.held == [canary_of("m")]
         assert [replica.label for replica in again.replicas] == ["second:sft"]
@@ -251,14 +164,14 @@ def test_who_is_silent_for_long_is_not_waited_for(runs_dir: Path, tmp_path: Path
             start_s=1.0,
             silent_s=0.2,
         )
-        assert registry.report("m", "gone", 7, 0) == registry.wanted("m")
-        assert registry.overview()[0]["replicas"] == [{"replica": "gone", "pid": 7, "current": False}]
-        assert registry.report("m", "other", 8, 0) is None  # it is the first one's turn
+        assert await registry.report("m", "gone", 7, 0) == await registry.wanted("m")
+        assert (await registry.overview())[0]["replicas"] == [{"replica": "gone", "pid": 7, "current": False}]
+        assert await registry.report("m", "other", 8, 0) is None  # it is the first one's turn
         await asyncio.sleep(0.3)
-        assert registry.report("m", "other", 8, 0) is not None
+        assert await registry.report("m", "other", 8, 0) is not None
         await asyncio.sleep(0.3)
         assert (await registry.promote("m", "second", 100.0)).status == 200
-        assert registry.overview()[0]["replicas"] == []
+        assert (await registry.overview())[0]["replicas"] == []
 
     run(runs_dir, tmp_path, test)
 
@@ -268,7 +181,7 @@ def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(ru
         registry = world.registry
         for pool in registry._pools.values():
             pool.silent_s = 0.3
-        mortal, other = world.follow("m", "a", seconds=60.0), world.follow("m", "b", seconds=60.0)
+        mortal, other = await world.follow("m", "a", seconds=60.0), await world.follow("m", "b", seconds=60.0)
         change = asyncio.ensure_future(registry.promote("m", "second", 100.0))
         while not (mortal.loading or other.loading):
             await asyncio.sleep(0.005)
@@ -278,7 +191,7 @@ def test_a_replica_that_dies_of_a_checkpoint_does_not_take_the_others_with_it(ru
         assert "first:sft stays: a replica was lost while it loaded it" in reply.content["error"]["message"]
         tried = [label for replica in (mortal, other) for label in replica.tried]
         assert tried.count("second:sft") == 1
-        assert registry.wanted("m").checkpoint.label == "first:sft"
+        assert (await registry.wanted("m")).checkpoint.label == "first:sft"
 
     run(runs_dir, tmp_path, test)
 
@@ -288,11 +201,11 @@ ADAPTERS = MappingProxyType({"a": "low", "b": "high"})
 
 def test_a_promote_of_one_adapter_leaves_the_others_of_its_engine_alone(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        engine = world.follow("a+b", "one")
+        engine = await world.follow("a+b", "one")
         reply = await world.registry.promote("a", "low@4", 100.0)
         assert (reply.status, reply.content["shares_engines_with"]) == (200, ["b"])
         assert engine.labels == {"a": "low:sft@4", "b": "high:sft"}
-        assert {route.model: (route.pool, route.canary_pool) for route in world.registry.routes()} == {
+        assert {route.model: (route.pool, route.canary_pool) for route in await world.registry.routes()} == {
             "a": ("a+b", "a+b#canary"),
             "b": ("a+b", "a+b#canary"),
         }
@@ -307,7 +220,7 @@ def test_a_promote_of_one_adapter_leaves_the_others_of_its_engine_alone(runs_dir
 
 def test_an_engine_of_adapters_holds_their_canaries_too(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        engine = world.follow("a+b", "one")
+        engine = await world.follow("a+b", "one")
         plain = {"a": "low:sft", "b": "high:sft"}
         reply = await world.registry.promote("a", "low@4", 10.0)
         assert (reply.status, reply.content["canary"], len(reply.content["canary_replicas"])) == (200, "low:sft@4", 1)
@@ -335,12 +248,12 @@ def test_an_engine_of_adapters_holds_their_canaries_too(runs_dir: Path, tmp_path
 
 def test_an_adapters_canary_of_before_a_restart_is_held_again(runs_dir: Path, tmp_path: Path) -> None:
     async def test(world: World) -> None:
-        world.follow("a+b", "one")
+        await world.follow("a+b", "one")
         assert (await world.registry.promote("a", "low@4", 10.0)).status == 200
         models = list(read_state(world.state).values())
         again = Registry(models, runs_dir, tmp_path / "2.json", hold=world._hold, swap_s=1.0, start_s=1.0)
-        again.start()
-        assert labels_of(again.wanted("a+b")) == {"a": "low:sft", "b": "high:sft", "a#canary": "low:sft@4"}
+        await again.start()
+        assert labels_of(await again.wanted("a+b")) == {"a": "low:sft", "b": "high:sft", "a#canary": "low:sft@4"}
         assert world.held == []
 
     run(runs_dir, tmp_path, test, ADAPTERS)
