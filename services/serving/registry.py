@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Registry:
         self._swap_s = swap_s
         self._start_s = start_s
         self._changing: str | None = None
+        self._change_task: asyncio.Task[Reply] | None = None
         self._pools: dict[str, _Pool] = {}
         self._pool_of: dict[str, str] = {}
         self._ranks: dict[str, int] = {}
@@ -174,6 +176,11 @@ class Registry:
         if self._changing is not None:
             return _refused(409, f"{self._changing}; wait for its end and ask again", "change_in_progress")
         self._changing = f"model '{name}' is just being changed {what}"
+        # A client that hangs up does not end it half way: Serve cancels the call, and whatever was asked for in its context.
+        self._change_task = asyncio.create_task(self._changed(name, step), context=Context())
+        return await asyncio.shield(self._change_task)
+
+    async def _changed(self, name: str, step: Any) -> Reply:
         try:
             old = self._models[name]
             new = await step(old)
@@ -188,6 +195,9 @@ class Registry:
             return Reply(200, self._shown(new))
         except UserError as error:
             return _refused(422, str(error), "not_servable")
+        except Exception:
+            _log.exception("model '%s' could not be changed", name)  # perhaps nobody waits for the answer any more
+            raise
         finally:
             self._changing = None
             self._hold_canaries()
@@ -213,6 +223,9 @@ class Registry:
         self._pools[pool].awaited = True
         try:
             told = await self._settled(pool, at_least=int(starts))
+        except BaseException:
+            self._set_target(pool, name, old)  # or replicas load what the registry does not know as current
+            raise
         finally:
             self._pools[pool].awaited = False
         if told is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,8 @@ from rlft_core.serving.checkpoints import find_checkpoint, parse_spec
 from rlft_core.serving.state import Served
 from services.serving.registry import Registry
 from services.serving.routes import Target
+
+REQUEST: ContextVar[str] = ContextVar("request", default="none")  # Serve has one of the kind
 
 
 class Follower:
@@ -59,6 +62,7 @@ class World:
         self, runs_dir: Path, state: Path, models: Mapping[str, str] = MappingProxyType({"m": "first"})
     ) -> None:
         self.held: list[str] = []
+        self.held_for: list[str] = []
         self.state = state
         self.replicas: list[Follower] = []
         served = [
@@ -74,6 +78,7 @@ class World:
     async def _hold(self, pool: str) -> None:
         """As Serve would: a request that is pending brings up a replica."""
         self.held.append(pool)
+        self.held_for.append(REQUEST.get())
         replica = await self.follow(pool, "late")
         try:
             await asyncio.Event().wait()
