@@ -172,11 +172,11 @@ class ServingEngine:
             ) from None
         try:
             await self._load(name, new)
-        except EngineError:
+            await self._llm.resume_generation()
+        except BaseException:
             # Its layers hold parts of both: a new engine is sure, another load into this one is not.
             self._broken = True
             raise
-        await self._llm.resume_generation()
 
     async def _load(self, name: str, checkpoint: Checkpoint) -> None:
         what = f"the weights of {checkpoint.label} could not be loaded"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from rlft_core.errors import EngineError, RlftError, ServiceError
 from rlft_core.judging.causal_lm import DEFAULT_TEMPLATE
 from rlft_core.judging.questions import Questioner, Tokens
 from rlft_core.judging.template import load_template
+from rlft_core.serving.types import Checkpoint
 from services.serving.asgi import Head
 from services.serving.choosing import best_answer
 from services.serving.relay import Scored
@@ -31,14 +32,15 @@ _log = logging.getLogger(__name__)
 _EVERY_S = 0.5
 
 
-class _Replica:
-    """What both kinds have in common: following the registry."""
+class Replica:
+    """What both kinds have in common: following the registry. `name`: Serve's of this replica."""
 
-    def __init__(self, pool: str, registry: Any) -> None:
+    def __init__(self, pool: str, registry: Any, name: str) -> None:
         self._pool = pool
         self._registry = registry
-        self._name = serve.get_replica_context().replica_id.unique_id
+        self._name = name
         self._version = 0
+        self._held: Mapping[str, Checkpoint] = {}
         self._swapping: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -58,12 +60,12 @@ class _Replica:
         return False
 
     async def _exchange(self, target: Target) -> None:
-        """Hold other checkpoints from now on. Raises RlftError, and then holds the old ones."""
+        """Hold other checkpoints from now on. Whatever it raises, it then holds the old ones, or is dead."""
         raise AssertionError("each kind has its own")
 
     async def _wanted(self) -> Target:
         found: Target = await self._registry.wanted.remote(self._pool)
-        self._version = found.version
+        self._version, self._held = found.version, found.models
         return found
 
     def _follow(self) -> None:
@@ -77,20 +79,30 @@ class _Replica:
             try:
                 target = await self._registry.report.remote(self._pool, self._name, os.getpid(), self._version)
                 if target is not None and (self._swapping is None or self._swapping.done()):
-                    self._swapping = asyncio.ensure_future(self._swap(target))
+                    self._take(target)
             except RayError as error:
                 _log.warning("%s: the registry does not answer: %s", self._pool, error)
             await asyncio.sleep(_EVERY_S)
 
+    def _take(self, target: Target) -> None:
+        """Load it, unless it is what is held: so all are told to go back that could not load another."""
+        if target.models == self._held:
+            self._version = target.version
+        else:
+            self._swapping = asyncio.ensure_future(self._swap(target))
+
     async def _swap(self, target: Target) -> None:
         try:
             await self._exchange(target)
-            self._version = target.version
-        except RlftError as error:
-            await self._registry.failed.remote(self._pool, self._name, target.version, str(error))
+        except Exception as error:  # noqa: BLE001 - out of memory, say: whoever promotes waits to hear why
+            told = str(error) if isinstance(error, RlftError) else f"{type(error).__name__}: {error}"
+            _log.exception("%s: what is wanted could not be loaded", self._pool)
+            await self._registry.failed.remote(self._pool, self._name, target.version, told)
+        else:
+            self._version, self._held = target.version, target.models
 
 
-class PolicyReplica(_Replica):
+class PolicyReplica(Replica):
     """One engine of a pool: of one policy, or of all that are adapters of one base, of ranks up to `max_rank`."""
 
     async def __init__(  # type: ignore[misc] # Serve awaits it
@@ -99,7 +111,7 @@ class PolicyReplica(_Replica):
         # vLLM's import takes seconds: only a replica of this kind waits for it.
         from services.serving.engine import ServingEngine, longest
 
-        super().__init__(pool, registry)
+        super().__init__(pool, registry, _own_name())
         self._patience = patience
         target = await self._wanted()
         self._engine = await ServingEngine.start(target.models, options, max_rank=max_rank)
@@ -129,13 +141,13 @@ class PolicyReplica(_Replica):
         await self._engine.hold(target.models, wait_s=self._patience.swap_s / 2)
 
 
-class RewardReplica(_Replica):
+class RewardReplica(Replica):
     """One copy of a reward model; texts that arrive while it computes are taken together by its next pass."""
 
     async def __init__(self, pool: str, options: EngineOptions, registry: Any) -> None:  # type: ignore[misc] # Serve awaits it
         from services.serving.scoring import RewardScorer
 
-        super().__init__(pool, registry)
+        super().__init__(pool, registry, _own_name())
         self._kind = RewardScorer
         self._options = options
         target = await self._wanted()
@@ -149,3 +161,7 @@ class RewardReplica(_Replica):
     async def _exchange(self, target: Target) -> None:
         # What runs goes on with the old one.
         self._scorer = await asyncio.to_thread(self._kind, target.checkpoint, self._options)
+
+
+def _own_name() -> str:
+    return str(serve.get_replica_context().replica_id.unique_id)

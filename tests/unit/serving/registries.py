@@ -59,7 +59,12 @@ class World:
     """A registry of model `m`, which stands for run `first`, or of some others."""
 
     def __init__(
-        self, runs_dir: Path, state: Path, models: Mapping[str, str] = MappingProxyType({"m": "first"})
+        self,
+        runs_dir: Path,
+        state: Path,
+        models: Mapping[str, str] = MappingProxyType({"m": "first"}),
+        *,
+        swap_s: float = 1.0,
     ) -> None:
         self.held: list[str] = []
         self.held_for: list[str] = []
@@ -69,7 +74,7 @@ class World:
             Served(name, spec, find_checkpoint(parse_spec(spec), runs_dir, state.parent))
             for name, spec in models.items()
         ]
-        self.registry = Registry(served, runs_dir, state, hold=self._hold, swap_s=1.0, start_s=1.0)
+        self.registry = Registry(served, runs_dir, state, hold=self._hold, swap_s=swap_s, start_s=1.0)
 
     async def follow(self, pool: str, name: str, seconds: float = 0.02) -> Follower:
         self.replicas.append(Follower(self.registry, pool, name, seconds, await self.registry.wanted(pool)))
@@ -92,9 +97,11 @@ def run(
     tmp_path: Path,
     test: Callable[[World], Awaitable[None]],
     models: Mapping[str, str] = MappingProxyType({"m": "first"}),
+    *,
+    swap_s: float = 1.0,
 ) -> None:
     async def whole() -> None:
-        world = World(runs_dir, tmp_path / "state.json", models)
+        world = World(runs_dir, tmp_path / "state.json", models, swap_s=swap_s)
         await world.registry.start()
         await asyncio.wait_for(test(world), 20.0)
         for replica in world.replicas:
