@@ -21,7 +21,18 @@ from rlft_core.errors import UserError
 from rlft_core.serving.requests import SCORE, TOURNAMENT, Asked, Refused, question_of
 from rlft_core.serving.routing import to_canary
 from services.serving.answers import DONE, as_events, cut, only_choice, reshaped_error, texts_of, usage_in
-from services.serving.relay import PoolBusy, Pools, Relayed, ReplicaLost, busy, lost_event, relay, whole
+from services.serving.relay import (
+    PoolBusy,
+    Pools,
+    Relayed,
+    ReplicaLost,
+    busy,
+    late,
+    lost_event,
+    relay,
+    unavailable,
+    whole,
+)
 from services.serving.resume import Sent
 from services.serving.routes import Route
 
@@ -194,26 +205,30 @@ class Completions:
             "data": data,
             "usage": usage,
         }
-        return Answer(200, content, None, route.checkpoint.label)
+        return Answer(200, content, None, scored.checkpoint)
 
     async def _ask(self, asked: Asked, order: Sequence[str], body: Mapping[str, Any], *, stream: bool) -> Relayed:
         raw = json.dumps(body).encode()
         return await relay(self.pools, order, asked.path, raw, stream=stream, deadline_s=self.deadline_s)
 
     async def _tried(self, call: Callable[[], Any]) -> Any:
-        """A call that any replica can answer, asked again when one is lost."""
+        """A call that any replica can answer, asked again when one is lost, within one deadline."""
+        ends = time.monotonic() + self.deadline_s
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return await asyncio.wait_for(call(), self.deadline_s)
+                return await asyncio.wait_for(call(), ends - time.monotonic())
             except PoolBusy:
                 raise busy() from None
             except UserError as error:
                 raise Refused(422, str(error), code="invalid_value") from None
-            except (ReplicaLost, TimeoutError):
-                if attempt == _ATTEMPTS:
+            except TimeoutError:
+                raise late(self.deadline_s) from None
+            except ReplicaLost:
+                pause = 0.2 * 2**attempt
+                if attempt == _ATTEMPTS or time.monotonic() + pause >= ends:
                     break
-                await asyncio.sleep(0.2 * 2**attempt)
-        raise Refused(503, "no replica of this model answers; try again", code="unavailable", wait_s=5)
+                await asyncio.sleep(pause)
+        raise unavailable()
 
     def _count(self, key: str, usage: Any) -> None:
         if isinstance(usage, dict):

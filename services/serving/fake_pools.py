@@ -62,9 +62,11 @@ class FakePools:
         """A text's length; "too long" is."""
         self.asked.append((pool, {"question": question, "answers": list(answers)}))
         self._lose(pool)
+        if self.wait is not None:
+            await self.wait.wait()
         if "too long" in answers:
             raise DataError("the question and its longest answer have 9 tokens, and this model reads 8")
-        return Scored(tuple(float(len(text)) for text in answers), 7)
+        return Scored(tuple(float(len(text)) for text in answers), 7, pool)
 
     def _lose(self, pool: str) -> None:
         if pool in self._busy:

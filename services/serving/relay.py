@@ -36,10 +36,11 @@ class PoolBusy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of some texts, and how many tokens were read for them."""
+    """Scores of some texts by one checkpoint, and how many tokens were read for them."""
 
     scores: tuple[float, ...]
     num_tokens: int
+    checkpoint: str
 
 
 class Pools(Protocol):
@@ -92,13 +93,9 @@ async def relay(
                 told = f"{num_dead} engines died while they worked on this request; it is not asked again"
                 raise Refused(500, told, code="engines_died") from None
             if time.monotonic() + pause >= ends:
-                raise Refused(
-                    503, "no replica of this model answers; try again", code="unavailable", wait_s=5
-                ) from None
+                raise unavailable() from None
         except TimeoutError:
-            raise Refused(
-                503, f"no answer within {deadline_s:g} s; ask for less, or try again", code="timeout", wait_s=5
-            ) from None
+            raise late(deadline_s) from None
         await asyncio.sleep(pause)
         pause = min(2.0 * pause, _LONGEST_PAUSE_S)
 
@@ -106,6 +103,16 @@ async def relay(
 def busy() -> Refused:
     """Too many requests wait."""
     return Refused(429, "the service is busy: too many requests wait for this model", code="overloaded", wait_s=1)
+
+
+def unavailable() -> Refused:
+    """Every replica that was asked is lost."""
+    return Refused(503, "no replica of this model answers; try again", code="unavailable", wait_s=5)
+
+
+def late(deadline_s: float) -> Refused:
+    """A replica has the request, and no answer yet."""
+    return Refused(503, f"no answer within {deadline_s:g} s; ask for less, or try again", code="timeout", wait_s=5)
 
 
 async def whole(relayed: Relayed) -> bytes:

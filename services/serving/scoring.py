@@ -30,6 +30,7 @@ class RewardScorer:
             name=checkpoint.label, model=checkpoint.folder, clip=None, gpus_per_actor=1.0 if options.on_gpu else 0.0
         )
         self._reward = RewardModelReward.from_config(config)
+        self._label = checkpoint.label
         self._max_length = options.max_length or checkpoint.max_length
         names = placeholders(self._reward.facts.template)
         # However its prompts name what they ask about, it is the question.
@@ -44,7 +45,7 @@ class RewardScorer:
         num_tokens = self._count(row, answers)
         samples = [Sample(row, text, nothing, "stop") for text in answers]
         found = await self._passes(samples)
-        return Scored(tuple(map(_number, found.values)), num_tokens)
+        return Scored(tuple(map(_number, found.values)), num_tokens, self._label)
 
     def _count(self, row: Row, answers: Sequence[str]) -> int:
         """Tokens that are read: the question once, and every answer."""

@@ -79,6 +79,8 @@ def test_scores_of_a_reward_model() -> None:
         {"index": 1, "object": "score", "score": 3.0},
     ]
     assert response.json()["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    # As the replica says that computed them: during a promote some have the new one, and the route still names the old.
+    assert response.headers["x-rlft-checkpoint"] == "rm"
     one = post(gateway(), "/v1/score", {"model": "rm", "text_1": "q", "text_2": "four"})
     assert [entry["score"] for entry in one.json()["data"]] == [4.0]
 

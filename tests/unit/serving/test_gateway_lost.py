@@ -80,6 +80,29 @@ def test_a_judge_and_a_reward_model_are_asked_again_too() -> None:
     assert post(gateway(lost_in_the_tournament), "/v1/chat/completions", body).is_success
 
 
+SCORE_BODY = {"model": "rm", "text_1": "q", "text_2": "a"}
+
+
+def test_attempts_at_a_score_share_one_deadline() -> None:
+    async def talk(client: httpx.AsyncClient) -> httpx.Response:
+        pools.wait = asyncio.Event()
+        return await client.post("/v1/score", json=SCORE_BODY)
+
+    pools = FakePools({"rm": [0]})
+    response = asked(gateway(pools, deadline_s=1.5), talk)
+    assert response.status_code == 503
+    assert response.json()["error"]["message"] == "no answer within 1.5 s; ask for less, or try again"
+    assert len(pools.asked) == 2  # the first was lost, and the second had what was left
+
+
+def test_a_score_is_not_asked_again_beyond_its_deadline() -> None:
+    pools = FakePools({"rm": [0] * 100})
+    response = post(gateway(pools, deadline_s=0.3), "/v1/score", SCORE_BODY)
+    assert response.status_code == 503
+    assert response.json()["error"]["message"] == "no replica of this model answers; try again"
+    assert len(pools.asked) == 1
+
+
 def test_when_nobody_answers_it_ends() -> None:
     made = gateway(FakePools({"m": [0] * 100}), deadline_s=0.3)
     response = post(made, "/v1/chat/completions", CHAT_BODY)

@@ -106,4 +106,5 @@ def test_what_is_too_long_is_refused_and_harms_nobody_else(runs_dir: Path, tmp_p
     assert isinstance(refused, DataError)
     assert str(refused) == "the question and its longest answer have 628 tokens, and this model reads 256"
     assert len(scored.scores) == 1
+    assert scored.checkpoint == "first:reward_model"
     assert scored.num_tokens > 2
