@@ -192,7 +192,9 @@ def create_scorers(
         served,
         max_skipped=stage.max_skipped_samples,
         start_s=stage.rollout.start_deadline_s,
-        deadline_s=stage.rollout.request_deadline_s,
+        # Scores wait for a service that is down as long as its judge does.
+        deadline_s=stage.rollout.request_deadline_s
+        + max((judge.patience_s for judge in stage.api_judges), default=0.0),
     )
 
 

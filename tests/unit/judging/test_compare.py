@@ -111,12 +111,36 @@ def test_a_system_may_be_the_reference(base: Path, judge: LongerWins) -> None:
         (("nowhere",), "nowhere is no run's folder"),
         (("one", "--reference", "best"), "--reference best: choose from gold, mle, rl, rl+post"),
         (("one", "--stage", "other"), "has no stage of type evaluate called other"),
+        (("one", "one"), "one: there is a one:rl already; name each once"),
     ],
 )
 def test_what_is_not_there_is_named(base: Path, judge: LongerWins, arguments: tuple[str, ...], message: str) -> None:
     told = call(*arguments)
     assert told.exit_code == 2
     assert message in " ".join(told.output.split())
+
+
+def test_rows_that_are_no_longer_what_was_answered_are_named(base: Path, judge: LongerWins) -> None:
+    path = base / "runs" / "one" / "stages" / "evaluate" / "outputs.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "input": f"t{k}"}) + "\n" for k, line in enumerate(lines)))
+    assert call("one").exit_code == 0
+    rows = (base / "test.jsonl").read_text()
+    (base / "test.jsonl").write_text(json.dumps({"input": "new", "output": "gold", "extra": "e"}) + "\n" + rows)
+    told = " ".join(call("one").output.split())
+    assert "row 'test:1' was another one when the run answered it: 't0', and now 'new'; bring the data back" in told
+
+
+def test_runs_that_call_other_rows_by_the_same_id_are_not_compared(base: Path, judge: LongerWins) -> None:
+    resolved = base / "runs" / "two" / "recipe.resolved.json"
+    recipe = json.loads(resolved.read_text())
+    recipe["data"]["test"] = "elsewhere/test.jsonl"
+    resolved.write_text(json.dumps(recipe))
+    (base / "elsewhere").mkdir()
+    rows = (base / "test.jsonl").read_text()
+    (base / "elsewhere" / "test.jsonl").write_text(rows.replace('"t3"', '"t8"'))
+    told = " ".join(call("one", "two").output.split())
+    assert "one and two call 1 different rows by the same id, 'test:4' among them" in told
 
 
 def test_systems_must_have_answered_the_same_rows(base: Path, judge: LongerWins) -> None:

@@ -122,6 +122,12 @@ def test_a_reward_model_prefers_the_higher_reward(reward_folder: Path) -> None:
     assert found[1] == TIE
     cut = judge.compare([Comparison(ROW, Answer("a tool"), Answer("a tool", ended=False))])
     assert cut[0] != TIE  # the same words, but one never ends
+    broken = RewardModelJudge(lambda samples: [math.nan, 1.0])  # type: ignore[arg-type]
+    for one in (pair("a", "b"), pair("b", "a")):
+        with pytest.raises(
+            JudgeError, match="row 'row-1': the reward model gave a score that is no number; its weights are broken"
+        ):
+            broken.compare([one])
 
 
 # ---------------------------------------------------------------- a language model
