@@ -33,13 +33,16 @@ class Hooks:
 
 @dataclass(slots=True)
 class Desk:
-    """One run's. `stopping`: it was asked to; loops look at it between two steps."""
+    """One run's. `stopping`: it was asked to; loops look at it between two steps. `notice` hears what stands in the way."""
 
     run: Path
+    notice: Callable[[str], None]
     stopping: bool = False
     hooks: Hooks = field(default_factory=Hooks)
     _work: asyncio.Task[None] | None = None
     _stage: str = ""
+    _said: dict[str, dict[str, Any]] = field(default_factory=dict)  # by request; written or not, it was carried out
+    _troubled: set[str] = field(default_factory=set)
 
     @contextmanager
     def stage(self, name: str, hooks: Hooks) -> Iterator[None]:
@@ -54,18 +57,21 @@ class Desk:
         """Answer requests until cancelled; `work` is what a stop ends."""
         self._work = work
         while True:
-            for request in waiting(self.run):
-                answer(self.run, request, await self._answered(request))
+            for request in waiting(self.run, self._trouble):
+                if request.id not in self._said:  # a stop that is carried out again would be a second one
+                    self._said[request.id] = await self._answered(request)
+                self._reply(request)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def between(self, *, before: str) -> None:
         """Look at requests while no stage is at work, such as one that waits for room. Raises RunStopped when it should stop."""
-        for request in waiting(self.run):
+        for request in waiting(self.run, self._trouble):
             if request.verb == "stop":
                 self.stopping = True
-                answer(self.run, request, {"told": f"it ends before {before}"})
+                self._said[request.id] = {"told": f"it ends before {before}"}
             else:
-                answer(self.run, request, {"refused": f"{before} is not at work yet; ask again when it is"})
+                self._said.setdefault(request.id, {"refused": f"{before} is not at work yet; ask again when it is"})
+            self._reply(request)
         if self.stopping:
             raise RunStopped(f"stopped before {before}")
 
@@ -80,6 +86,19 @@ class Desk:
         self._work.cancel()
         return "it ends at once"
 
+    def _reply(self, request: Request) -> None:
+        try:
+            answer(self.run, request, self._said[request.id])
+        except OSError as error:
+            self._trouble(request.id, error)
+
+    def _trouble(self, name: str, error: OSError) -> None:
+        """Say once for each request what stands in its way; it is tried again at the next look."""
+        if name not in self._troubled:
+            self._troubled.add(name)
+            what = f"request {name}" if name else "requests to this run"
+            self.notice(f"{what} cannot be read or answered just now: {error}. It is tried again")
+
     async def _answered(self, request: Request) -> dict[str, Any]:
         try:
             if request.verb == "stop":
@@ -88,7 +107,7 @@ class Desk:
                 return self._scaled(request.arguments)
         except UserError as error:
             return {"refused": str(error)}
-        except RlftError as error:
+        except (RlftError, OSError) as error:
             return {"refused": f"the run could not do it: {error}"}
         return {"refused": f"a run knows 'stop' and 'scale', not '{request.verb}'"}
 

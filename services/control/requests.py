@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,35 @@ def ask(run: Path, verb: str, arguments: dict[str, Any], *, deadline_s: float) -
     return said
 
 
-def waiting(run: Path) -> list[Request]:
-    """Requests that were not answered yet, the oldest first."""
+def _raise(name: str, error: OSError) -> None:
+    raise error
+
+
+def waiting(run: Path, trouble: Callable[[str, OSError], None] = _raise) -> list[Request]:
+    """Requests that were not answered yet, the oldest first.
+
+    `trouble` hears which one could not be read, or '' where the folder could not, and why; it is there the next time.
+    """
     folder = run / FOLDER
-    found = []
-    for file in sorted(folder.glob("*" + _ASK)) if folder.is_dir() else []:
-        if file.with_name(file.name.replace(_ASK, _REPLY)).exists():
-            continue
+    found: list[Request] = []
+    try:
+        files = sorted(folder.glob("*" + _ASK)) if folder.is_dir() else []
+    except OSError as error:
+        trouble("", error)
+        return found
+    for file in files:
+        name = file.name.removesuffix(_ASK)
         try:
+            if file.with_name(name + _REPLY).exists():
+                continue
             asked = json.loads(file.read_text(encoding="utf-8"))
-            found.append(Request(file.name.removesuffix(_ASK), str(asked["verb"]), dict(asked["arguments"])))
+            found.append(Request(name, str(asked["verb"]), dict(asked["arguments"])))
         except FileNotFoundError:  # withdrawn since
             continue
+        except OSError as error:
+            trouble(name, error)
         except (ValueError, KeyError, TypeError):  # somebody's own hand; it is refused as a verb that there is not
-            found.append(Request(file.name.removesuffix(_ASK), "(not a request)", {}))
+            found.append(Request(name, "(not a request)", {}))
     return found
 
 

@@ -77,7 +77,9 @@ def run_recipe(recipe: Recipe, *, runs_dir: Path, base_dir: Path, fresh: bool = 
         terminal = event_terminal(recipe.name, folder)
         trackers: list[Sink] = [JudgeAlarm(terminal.warn), RayMetrics(), *make_sinks(recipe.tracking.sinks)]
         observer = Observer(info, trackers=trackers, terminal=terminal)
-        context = RunContext(recipe, folder, base_dir.absolute(), model, splits, prints, observer, Desk(folder))
+        context = RunContext(
+            recipe, folder, base_dir.absolute(), model, splits, prints, observer, Desk(folder, observer.notice)
+        )
         for note in splits.notes:
             context.notice(note)
         status = Status(observer, [(stage.name, stage.type) for stage in recipe.stages])

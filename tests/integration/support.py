@@ -140,7 +140,7 @@ def here(base: Path, recipe: Recipe) -> Here:
     observer = Observer(RunInfo(recipe.name, folder), terminal=Terminal(told))
     splits = rows_of(recipe.data, base, recipe.seed)
     prints = fingerprints(recipe, model, base)
-    return Here(RunContext(recipe, folder, base, model, splits, prints, observer, Desk(folder)), told)
+    return Here(RunContext(recipe, folder, base, model, splits, prints, observer, Desk(folder, observer.notice)), told)
 
 
 Disturbance = Callable[[LoopServices], Awaitable[None]]
