@@ -3,7 +3,8 @@
     group ref ─▶ actor: [comparisons or grades of a round ─▶ messages ─▶ cache, or the service ─▶ p of the labels] ─▶ GivenScores
 
 A service that is busy or down is asked again with growing pauses; one that refuses, or does not come back, fails the run.
-Replies are kept in SQLite as they come, so that an actor or a run that is started again buys nothing twice.
+Replies are kept in SQLite as they come, so that an actor or a run that is started again buys nothing twice; what is asked
+several times at once is bought by the first, and the others wait for its reply.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import random
 import sqlite3
 import time
@@ -39,7 +41,7 @@ _AGAIN = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServe
 
 @dataclass(slots=True)
 class Bill:
-    """What one group took: requests, prompts answered from the cache, tokens."""
+    """What one group took: requests, prompts answered from the cache or by somebody's request under way, tokens."""
 
     asked: int = 0
     cached: int = 0
@@ -51,6 +53,14 @@ class Bill:
         cost = (self.tokens_in * config.price_in + self.tokens_out * config.price_out) / 1e6
         parts = {"asked": float(self.asked), "cached": float(self.cached), "cost": cost}
         return {name: value / num_samples for name, value in parts.items()}
+
+
+@dataclass(slots=True)
+class _Call:
+    """A prompt at the service, for everyone who asks the same meanwhile."""
+
+    task: asyncio.Task[list[float]]
+    num_waiting: int = 0
 
 
 class ReplyCache:
@@ -79,6 +89,7 @@ class ApiJudge:
         self._judging = judging
         self._asking = judging.asking(Messages())
         self._cache = ReplyCache(cache)
+        self._calls: dict[str, _Call] = {}
         self._free = asyncio.Semaphore(config.max_concurrent)
         # The client's own two retries heed Retry-After; patience beyond them is ours.
         self._client = openai.AsyncOpenAI(
@@ -113,6 +124,30 @@ class ApiJudge:
         if known is not None:
             bill.cached += 1
             return known
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call(asyncio.ensure_future(self._bought(key, prompt, labels, bill)))
+            call.task.add_done_callback(lambda task: self._forget(key, task))
+        else:
+            bill.cached += 1
+        return await self._shared(key, call)
+
+    async def _shared(self, key: str, call: _Call) -> list[float]:
+        """Its result. Who is cancelled takes it from nobody; when nobody waits any more, it is not bought."""
+        call.num_waiting += 1
+        try:
+            return await asyncio.shield(call.task)
+        finally:
+            call.num_waiting -= 1
+            if not call.num_waiting:
+                self._forget(key, call.task)  # before it has ended: nobody may join what is being cancelled
+                call.task.cancel()
+
+    def _forget(self, key: str, task: asyncio.Task[list[float]]) -> None:
+        if key in self._calls and self._calls[key].task is task:
+            del self._calls[key]
+
+    async def _bought(self, key: str, prompt: tuple[Message, ...], labels: tuple[str, ...], bill: Bill) -> list[float]:
         reply = await self._request(prompt, bill)
         choice = reply.choices[0] if reply.choices else None
         first = choice.logprobs.content[0] if choice and choice.logprobs and choice.logprobs.content else None
@@ -125,11 +160,13 @@ class ApiJudge:
         return found
 
     async def _request(self, prompt: tuple[Message, ...], bill: Bill) -> Any:
-        config, pause, until = self._config, _FIRST_PAUSE_S, time.monotonic() + self._config.patience_s
+        config, pause, until = self._config, _FIRST_PAUSE_S, math.inf
         keys: dict[str, Any] = {"logprobs": True, "top_logprobs": _ALTERNATIVES} if config.logprobs else {}
         while True:
+            queued = time.monotonic()
             try:
                 async with self._free:
+                    until += time.monotonic() - queued  # that others keep it busy says nothing against the service
                     reply = await self._client.chat.completions.create(
                         model=config.model,
                         messages=list(prompt),  # type: ignore[arg-type]
@@ -138,6 +175,7 @@ class ApiJudge:
                         **keys,
                     )
             except _AGAIN as error:
+                until = min(until, time.monotonic() + config.patience_s)  # from the first failure on
                 if time.monotonic() + pause > until:
                     raise JudgeError(
                         f"{self._who} did not answer for {config.patience_s:g} s (patience_s), the last time: {error}"

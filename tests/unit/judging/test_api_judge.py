@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rlft_core.rewards.given import GivenScores
 from rlft_core.types import Completion, Prompt, RolloutGroup, Row
 from services.pipeline.judges import key_of
 from services.rollout import api_judge
-from services.rollout.api_judge import ApiJudge
+from services.rollout.api_judge import ApiJudge, Bill
 from services.rollout.judging import Judging
 
 Reply = tuple[int, dict[str, Any]]
@@ -96,7 +96,7 @@ class Service:
 @pytest.fixture
 def service() -> Iterator[Service]:
     found = Service()
-    thread = threading.Thread(target=found.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=found.server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield found
     found.server.shutdown()
@@ -116,14 +116,25 @@ def judge(service: Service, tmp_path: Path, template: Any = TEMPLATE, **keys: An
 
 def asked(one: ApiJudge, *texts: str) -> GivenScores:
     """Its scores of a group of texts; without texts, whether it is ready."""
+    return used(one, lambda: one.score(group(*texts)) if texts else one.ready())  # type: ignore[no-any-return]
 
-    async def answered() -> Any:
+
+def used(one: ApiJudge, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What comes of work with it; it is closed afterwards."""
+
+    async def whole() -> Any:
         try:
-            return await (one.score(group(*texts)) if texts else one.ready())
+            return await asyncio.wait_for(work(), 30.0)
         finally:
             await one._client.close()
 
-    return asyncio.run(answered())  # type: ignore[no-any-return]
+    return asyncio.run(whole())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def group(*texts: str) -> RolloutGroup:
@@ -192,6 +203,91 @@ def test_a_group_is_compared_in_both_orders_and_never_bought_twice(service: Serv
     assert again.values[0][1]["cost"] == 0.0  # type: ignore[index]
 
 
+def test_what_is_asked_several_times_at_once_is_bought_once(service: Service, tmp_path: Path) -> None:
+    one = judge(service, tmp_path)
+
+    async def both() -> list[GivenScores]:
+        return list(await asyncio.gather(*(one.score(group("a", "bbb", "cc")) for _ in range(2))))
+
+    first, second = used(one, both)
+    assert scores(first) == scores(second) == [0.0, 1.0, 0.5]
+    assert len(service.bodies) == 6
+    paid = [[found.values[0][1][name] for name in ("asked", "cached")] for found in (first, second)]
+    assert paid == [[pytest.approx(2.0), 0.0], [0.0, pytest.approx(2.0)]]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_who_is_cancelled_takes_the_reply_from_nobody(service: Service, tmp_path: Path, cancelled: int) -> None:
+    one, gate = judge(service, tmp_path), threading.Event()
+    service.answer = lambda body: longer(body) if gate.wait(10.0) else said("too late")
+
+    async def work() -> GivenScores:
+        tasks = [asyncio.ensure_future(one.score(group("a", "bbb"))) for _ in range(2)]
+        await until(lambda: len(service.bodies) == 2)
+        tasks[cancelled].cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        found = await tasks[1 - cancelled]
+        assert tasks[cancelled].cancelled()
+        return found
+
+    assert scores(used(one, work)) == [0.0, 1.0]
+    assert len(service.bodies) == 2
+
+
+def test_what_nobody_waits_for_any_more_is_not_bought_and_can_be_asked_again(service: Service, tmp_path: Path) -> None:
+    one, gate = judge(service, tmp_path, max_concurrent=1), threading.Event()
+    service.answer = lambda body: longer(body) if gate.wait(10.0) else said("too late")
+
+    async def work() -> GivenScores:
+        alone = asyncio.ensure_future(one.score(group("a", "bbb")))
+        await until(lambda: len(service.bodies) == 1)
+        alone.cancel()
+        await asyncio.gather(alone, return_exceptions=True)
+        gate.set()
+        return await one.score(group("a", "bbb"))
+
+    assert scores(used(one, work)) == [0.0, 1.0]
+    assert len(service.bodies) == 1 + 2
+
+
+def test_nobody_joins_a_request_that_is_being_cancelled(service: Service, tmp_path: Path) -> None:
+    one, prompt = judge(service, tmp_path), ({"role": "user", "content": "@a@bbb@"},)
+    gate = threading.Event()
+    service.answer = lambda body: longer(body) if gate.wait(10.0) else said("too late")
+
+    async def stubborn() -> list[float]:
+        try:
+            return await one._chances(prompt, ("A", "B"), Bill())
+        except asyncio.CancelledError:  # at once: the request itself has not heard of it yet
+            return await one._chances(prompt, ("A", "B"), Bill())
+
+    async def work() -> list[float]:
+        asking = asyncio.ensure_future(stubborn())
+        await until(lambda: len(service.bodies) == 1)
+        asking.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        return await asking
+
+    assert used(one, work) == pytest.approx([0.1, 0.6], abs=1e-9)
+
+
+def test_a_shared_request_that_fails_does_so_for_all_and_is_forgotten(service: Service, tmp_path: Path) -> None:
+    one = judge(service, tmp_path)
+
+    async def work() -> GivenScores:
+        service.answer = lambda body: (401, {"error": {"message": "bad key"}})
+        tasks = [one.score(group("a", "bbb")) for _ in range(2)]
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, JudgeError)
+            assert "refused" in str(error)
+        service.answer = longer
+        return await one.score(group("a", "bbb"))
+
+    assert scores(used(one, work)) == [0.0, 1.0]
+
+
 def test_grades_by_a_service(service: Service, tmp_path: Path) -> None:
     service.answer = lambda body: said("4", {"4": 0.5, "5": 0.5})
     found = asked(judge(service, tmp_path, load_template("grade-answer")), "a", "b")
@@ -236,6 +332,36 @@ def test_one_that_stays_down_fails_by_name(service: Service, tmp_path: Path, mon
     gone = judge(service, tmp_path, patience_s=0.2, url="http://127.0.0.1:9/v1")
     with pytest.raises(JudgeError, match="did not answer for"):
         asked(gone)
+
+
+def test_patience_begins_with_the_first_failure(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that takes longer than the patience and comes to nothing is made again."""
+    monkeypatch.setattr(api_judge, "_FIRST_PAUSE_S", 0.01)
+    service.pause = 0.5
+    service.answer = lambda body: longer(body) if len(service.bodies) > 1 else (503, {"error": {"message": "busy"}})
+    assert asked(judge(service, tmp_path, patience_s=0.3))
+    assert len(service.bodies) == 2
+
+
+@pytest.mark.parametrize("failing", [(11,), (0, 12)])
+def test_patience_does_not_count_the_wait_for_a_free_slot(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[int, ...]
+) -> None:
+    """One slot, twelve requests of 0.1 s: the last of them is busy once, or the first one again behind all others."""
+    monkeypatch.setattr(api_judge, "_FIRST_PAUSE_S", 0.01)
+    service.pause = 0.1
+
+    def stumbling(body: dict[str, Any]) -> Reply:
+        return (429, {"error": {"message": "busy"}}) if len(service.bodies) - 1 in failing else longer(body)
+
+    service.answer = stumbling
+    found = asked(judge(service, tmp_path, max_concurrent=1, patience_s=1.0), "a", "bb", "ccc", "dddd")
+    assert scores(found) == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0])
+    assert len(service.bodies) == 12 + len(failing)
+    if len(failing) == 2:
+        assert service.bodies[0] == service.bodies[12] == service.bodies[13]
 
 
 def test_one_that_refuses_is_not_asked_again(service: Service, tmp_path: Path) -> None:
