@@ -207,12 +207,17 @@ class RolloutActor:
         if len(batch) < request.ticket.size:
             return
         del self._waiting[request.ticket.batch]
-        for _, member in sorted(batch.items()):
+        members = [member for _, member in sorted(batch.items())]
+        for place, member in enumerate(members):
             member.admitted = time.time()
             try:
                 self._running[self._engine.add(member.prompt, member.sampling)] = member.reply
             except RlftError as error:
                 member.reply.set_exception(error)
+            except BaseException as error:
+                for lost in members[place:]:  # nothing else holds them any more; those before stand in _running
+                    lost.reply.set_exception(RuntimeError(f"the engine died: {error}"))
+                raise
 
     @staticmethod
     def _call(function: Callable[[], Any], reply: Future[Any]) -> None:

@@ -22,8 +22,8 @@ _WORDS = ("tool", "for", "reading", "files", "a", "small", "library", "game", "f
 class FakeEngine:
     """Draws words from a short list.
 
-    After `fail_after` requests it dies, as an engine does; a step takes `step_s` seconds; `probe_logprob` is what it
-    answers to every probe.
+    After `fail_after` requests it dies in a step, as an engine does, after `break_after` while one is added; a step takes
+    `step_s` seconds; `probe_logprob` is what it answers to every probe.
     """
 
     def __init__(
@@ -32,12 +32,14 @@ class FakeEngine:
         name: str = "",
         *,
         fail_after: int | None = None,
+        break_after: int | None = None,
         step_s: float = 0.0,
         probe_logprob: float = -1.0,
     ) -> None:
         self._settings = settings
         self._name = name
         self._fail_after = fail_after
+        self._break_after = break_after
         self._step_s = step_s
         self._probe_logprob = probe_logprob
         self._queue: list[tuple[str, Prompt, Sampling]] = []
@@ -59,6 +61,8 @@ class FakeEngine:
             raise EngineError(
                 f"{self._name}: prompt of {len(prompt.token_ids)} tokens exceeds {self._settings.max_length}"
             )
+        if self._break_after is not None and self._count >= self._break_after:
+            raise RuntimeError(f"{self._name}: scripted breakdown after {self._break_after} requests")
         self._count += 1
         self._queue.append((str(self._count), prompt, sampling))
         return str(self._count)
