@@ -30,30 +30,32 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
     learner, prompts, observe = services.learner, services.prompts, services.observe
     step = await services.start()  # 0, or that of the learner's latest checkpoint
     inflight: Inflight = deque()
-    while step < stage.num_steps and not services.stopped:
-        with observe.step(step) as clock:
-            try:
-                with clock("sync"):
-                    reports = await services.sync()  # admits an engine only after its parity probe
-                with clock("watch"):
-                    await learner.unless_restarted(services.watch.look(step))
-                with clock("generate"):
-                    while len(inflight) <= min(stage.max_lag, stage.num_steps - 1 - step):
-                        batch = prompts.batch(step + len(inflight))
-                        inflight.append(asyncio.ensure_future(generate_and_score(batch, services)))
-                    scored = await learner.unless_restarted(inflight.popleft())
-                with clock("update"):
-                    shards = split_evenly(scored, learner.world_size)
-                    metrics = await learner.update(step, shards)
-            except LearnerRestarted as restart:
-                services.notice(f"{restart}; {step - restart.step} step(s) are done again")
-                await cancel(inflight)
-                step = restart.step
-                continue
-            clock.record({**metrics, **services.metrics(reports)})
-            await services.log_samples(step, scored)
-        step += 1
-    await cancel(inflight)
+    try:
+        while step < stage.num_steps and not services.stopped:
+            with observe.step(step) as clock:
+                try:
+                    with clock("sync"):
+                        reports = await services.sync()  # admits an engine only after its parity probe
+                    with clock("watch"):
+                        await learner.unless_restarted(services.watch.look(step))
+                    with clock("generate"):
+                        while len(inflight) <= min(stage.max_lag, stage.num_steps - 1 - step):
+                            batch = prompts.batch(step + len(inflight))
+                            inflight.append(asyncio.ensure_future(generate_and_score(batch, services)))
+                        scored = await learner.unless_restarted(inflight.popleft())
+                    with clock("update"):
+                        shards = split_evenly(scored, learner.world_size)
+                        metrics = await learner.update(step, shards)
+                except LearnerRestarted as restart:
+                    services.notice(f"{restart}; {step - restart.step} step(s) are done again")
+                    await cancel(inflight)
+                    step = restart.step
+                    continue
+                clock.record({**metrics, **services.metrics(reports)})
+                await services.log_samples(step, scored)
+            step += 1
+    finally:
+        await cancel(inflight)
     await services.finish(step)
 
 
