@@ -20,12 +20,14 @@ class Unavailable(ServiceError):
     """An actor does not answer just now, because it is being started again, perhaps on another node."""
 
 
-async def within(seconds: float, awaitable: Awaitable[T], *, actor: str, phase: str, progress: str = "") -> T:
-    """Await, but at most `seconds`. Raises DeadlineError naming the actor, the phase and the last progress."""
+async def within(
+    seconds: float, awaitable: Awaitable[T], *, actor: str, phase: str, progress: Callable[[], str] = str
+) -> T:
+    """Await, but at most `seconds`. Raises DeadlineError naming the actor, the phase and the progress at the end."""
     try:
         return await asyncio.wait_for(awaitable, seconds)
     except TimeoutError:
-        last = f"; last progress: {progress}" if progress else ""
+        last = f"; last progress: {told}" if (told := progress()) else ""
         raise DeadlineError(f"{actor} did not finish '{phase}' within {seconds:g} s{last}") from None
 
 

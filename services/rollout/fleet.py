@@ -68,6 +68,7 @@ class Fleet:
         self._publication: Publication | None = None
         self._gone: Publication | None = None  # its weights are lost; who needs them waits for the next
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopped = False
         self.num_restarts = 0
         self.spans: list[tuple[float, float]] = []
 
@@ -155,9 +156,11 @@ class Fleet:
 
     async def stop(self) -> None:
         """End all engines and everything that is asked of them."""
-        for task in self._tasks:  # first, or they would take the engines' end for a death and start new ones
+        self._stopped = True  # first, or whoever waits for an engine would take its end for a death and start a new one
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tell()
         for member in self._members:
             ray.kill(member.handle, no_restart=True)
 
@@ -205,7 +208,7 @@ class Fleet:
                 wait_for(summary),
                 actor=f"engine {member.name}",
                 phase=phase,
-                progress=f"{member.inflight} groups in flight",
+                progress=lambda: f"{member.inflight} groups in flight",
             )
         finally:
             member.inflight -= 1
@@ -223,6 +226,8 @@ class Fleet:
         that are gone."""
         async with self._changed:
             while True:
+                if self._stopped:
+                    raise EngineError("the engines were stopped")
                 healthy = [m for m in self._members if m.state is EngineState.HEALTHY]
                 if healthy:
                     return min(healthy, key=lambda m: m.inflight)
@@ -236,8 +241,9 @@ class Fleet:
                 await within(
                     self._limits.start_s,
                     self._changed.wait(),
-                    actor=f"fleet ({', '.join(f'{n}: {s}' for n, s in self.states().items())})",
+                    actor="fleet",
                     phase="waiting for a healthy engine",
+                    progress=lambda: ", ".join(f"{n}: {s}" for n, s in self.states().items()),
                 )
 
     async def _await_start(self, member: Member) -> None:
@@ -264,7 +270,7 @@ class Fleet:
             publication = self._publication
             assert publication is not None
             report = await self._send(member, publication)
-            if report is None or member.leaving:
+            if report is None:
                 return None
             self._check(member, report)
             member.move(EngineState.HEALTHY)
@@ -272,6 +278,7 @@ class Fleet:
         return report
 
     async def _send(self, member: Member, publication: Publication) -> SyncReport | None:
+        """What the engine makes of the weights; None when it died of them, or has died or is leaving since it was asked."""
         incarnation = member.incarnation
         try:
             report: SyncReport = await within(
@@ -286,12 +293,14 @@ class Fleet:
                 self._gone = publication
                 self._spawn(self._tell())
                 raise WeightsLost(f"weights version {publication.version} are gone: {cause}") from None
-            if isinstance(cause, RlftError) and not member.leaving:
+            if not member.awaits_weights(incarnation):
+                return None
+            if isinstance(cause, RlftError):
                 member.move(EngineState.SUSPECT)
                 raise cause from None
             self._bury(member, incarnation, "load", error)
             return None
-        return report
+        return report if member.awaits_weights(incarnation) else None
 
     async def _tell(self) -> None:
         """Wake those who wait for an engine."""
@@ -309,10 +318,13 @@ class Fleet:
 
     def _bury(self, member: Member, incarnation: int, phase: str, error: BaseException) -> None:
         """Mark an engine dead once for each life, and start its next life if it has one left."""
-        if member.incarnation != incarnation or member.state is EngineState.DEAD:
+        if self._stopped or member.incarnation != incarnation or member.state is EngineState.DEAD:
             return
         if member.leaving:
-            self._notice(f"engine {member.name}, which was leaving, died in '{phase}'; what it owed is asked elsewhere")
+            if member in self._members:  # or it has left, which is no death
+                self._notice(
+                    f"engine {member.name}, which was leaving, died in '{phase}'; what it owed is asked elsewhere"
+                )
             return
         if member.state is EngineState.HEALTHY and isinstance(error, DeadlineError):
             member.move(EngineState.SUSPECT)

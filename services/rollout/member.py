@@ -34,6 +34,10 @@ class Member:
         """Is it no longer wanted? May become true in every wait."""
         return self.state is EngineState.LEAVING
 
+    def awaits_weights(self, incarnation: int) -> bool:
+        """Is it still in that life, and do weights make it healthy? May become false in every wait."""
+        return self.incarnation == incarnation and self.state is EngineState.STALE
+
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
