@@ -7,7 +7,7 @@ that it names. A reply that names none is an error: it is never a tie or a 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlft_core.data.template import render
@@ -55,22 +55,30 @@ class Messages:
         return text[: max(0, size)]
 
 
-def label_probabilities(text: str, alternatives: Mapping[str, float] | None, labels: Sequence[str]) -> list[float]:
+def label_probabilities(
+    text: str, alternatives: Sequence[tuple[str, float]] | None, labels: Sequence[str]
+) -> list[float]:
     """[labels] from a reply: `alternatives` are log-probs of what its first token may have been, None when it has none.
 
-    Raises JudgeError, which shows the reply, when it names no label.
+    They count where the likeliest of them names a label; otherwise the reply begins with something else, and what its text says
+    counts. Raises JudgeError, which shows the reply, when it names no label.
     """
     chances = dict.fromkeys(labels, 0.0)
-    for token, logprob in (alternatives or {}).items():
-        label = _named(token, labels)
-        if label is not None:
-            chances[label] += math.exp(logprob)
-    if not any(chances.values()):
+    likeliest = max(alternatives or (), key=lambda found: found[1], default=("", 0.0))
+    if _named(likeliest[0], labels) is not None:
+        for token, logprob in alternatives or ():
+            label = _named(token, labels)
+            if label is not None:
+                chances[label] += math.exp(logprob)
+    else:
         words = text.split()
         said = _named(text, labels) or (_named(words[0], labels) if words else None)
         if said is None:
             shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-            raise JudgeError(f"it was to reply with one of {', '.join(labels)}, and said {shown!r}")
+            raise JudgeError(
+                f"it was to reply with one of {', '.join(labels)}, and said {shown!r}; take a model that answers at once, "
+                "without thinking aloud, or say in the template how to reply"
+            )
         chances[said] = 1.0
     return [chances[label] for label in labels]
 

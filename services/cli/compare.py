@@ -22,6 +22,7 @@ from rlft_core.judging.protocol import Answer, Comparison, Judge, Verdict
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.types import Row
+from services.cli.options import run_folder
 from services.observe import jsonl
 from services.observe.wording import DASH, MINUS, Wording
 
@@ -108,7 +109,7 @@ def read_outputs(folder: Path, stage: str | None, base_dir: Path) -> Outputs:
     """What an evaluation of the run left. Raises ConfigError or DataError."""
     resolved = folder / "recipe.resolved.json"
     if not resolved.is_file():
-        raise ConfigError(f"{folder} is no run's folder: it has no recipe.resolved.json")
+        raise no_run(folder)
     recipe = Recipe.model_validate(json.loads(resolved.read_text(encoding="utf-8")))
     found = [s for s in recipe.stages if isinstance(s, EvaluateStage) and stage in (None, s.name)]
     if not found:
@@ -136,6 +137,13 @@ def read_outputs(folder: Path, stage: str | None, base_dir: Path) -> Outputs:
             ended = bool(metrics.get(label, {}).get("ended_by_eos", 1.0))
             answers.setdefault(label, {})[row_id] = Answer(str(text), ended)
     return Outputs(folder.resolve().name, rows, answers)
+
+
+def no_run(folder: Path) -> ConfigError:
+    """That a folder is none of a run, and which ones beside it are."""
+    there = sorted(other.parent.name for other in folder.parent.glob("*/recipe.resolved.json"))
+    beside = f"; the runs in {folder.parent} are: {', '.join(there)}" if there else ""
+    return ConfigError(f"{folder} is no run's folder: it has no recipe.resolved.json{beside}")
 
 
 def show(result: Mapping[str, Any], *, reference: str, judge: str, num_rows: int) -> None:
@@ -180,8 +188,7 @@ def show(result: Mapping[str, Any], *, reference: str, judge: str, num_rows: int
 def _named(name: str, stage: str | None, runs_dir: Path, base_dir: Path) -> tuple[Outputs, str]:
     """`RUN` or `RUN:SYSTEM` as a run's outputs and one of its systems."""
     run, _, system = name.partition(":")
-    folder = Path(run) if Path(run).is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
-    outputs = read_outputs(folder, stage, base_dir)
+    outputs = read_outputs(run_folder(Path(run), runs_dir), stage, base_dir)
     system = system or outputs.newest
     if system not in outputs.answers:
         raise ConfigError(f"{name}: the run has no system '{system}'; it has {', '.join(outputs.answers)}")

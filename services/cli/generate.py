@@ -22,6 +22,7 @@ from rlft_core.judging.causal_lm import DEFAULT_TEMPLATE
 from rlft_core.judging.template import load_template
 from rlft_core.models.default_model import resolve_model
 from rlft_core.types import Row
+from services.cli.compare import no_run
 from services.cluster.session import session
 from services.pipeline.context import engine_needs
 from services.pipeline.generate import Asked, Generated, generate
@@ -51,7 +52,7 @@ def generate_answers(folder: Path, stage: str | None, options: Options, base_dir
     """
     resolved = folder / "recipe.resolved.json"
     if not resolved.is_file():
-        raise ConfigError(f"{folder} is no run's folder: it has no recipe.resolved.json")
+        raise no_run(folder)
     recipe = Recipe.model_validate(json.loads(resolved.read_text(encoding="utf-8")))
     model = model_of(recipe, folder, stage)
     rows = rows_to_answer(recipe, options, base_dir)

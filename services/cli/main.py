@@ -36,7 +36,7 @@ from rich.console import Console
 from rlft_core.errors import ConfigError
 from services.cli.init import init
 from services.cli.jobs import jobs, logs, resume, submit
-from services.cli.options import Debug, Overrides, RecipeFile, RunsDir
+from services.cli.options import Debug, Overrides, RecipeFile, RunsDir, run_folder
 from services.cli.serve import key_command, promote_command, rollback_command, serve_command
 from services.cli.steer import scale, status, stop
 from services.cli.told import logs_named, told
@@ -172,7 +172,7 @@ def report(
     with told(debug):
         from services.observe.report import build_report
 
-        typer.echo(build_report(_run_folder(run, runs_dir)))
+        typer.echo(build_report(run_folder(run, runs_dir)))
 
 
 @app.command()
@@ -251,7 +251,7 @@ def generate_command(
 
         name, _, stage = run.partition(":")
         options = Options(inputs or (), best_of, by, template, temperature, max_tokens, rows, seed, out)
-        generate_answers(_run_folder(Path(name), runs_dir), stage or None, options, Path.cwd())
+        generate_answers(run_folder(Path(name), runs_dir), stage or None, options, Path.cwd())
 
 
 @show_app.command("tokens")
@@ -266,7 +266,7 @@ def show_tokens_command(
     with told(debug):
         from services.cli.show import show_tokens
 
-        show_tokens(_run_folder(run, runs_dir), stage=stage, limit=limit)
+        show_tokens(run_folder(run, runs_dir), stage=stage, limit=limit)
 
 
 @app.command()
@@ -283,10 +283,6 @@ def version() -> None:
 
 for command in (status, stop, scale, ui, submit, jobs, logs, resume):
     app.command()(command)
-
-
-def _run_folder(run: Path, runs_dir: Path) -> Path:
-    return run if run.is_dir() or not (runs_dir / run).is_dir() else runs_dir / run
 
 
 def prepared_recipe(path: Path, overrides: list[str], runs_dir: Path, *, name: str | None = None) -> Recipe:

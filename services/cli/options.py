@@ -21,3 +21,8 @@ Host = Annotated[str, typer.Option("--host", help="Address to listen on; others 
 KeysFile = Annotated[
     Path | None, typer.Option("--keys", help="File with entries of `rlft key`; default: the variable RLFT_API_KEYS.")
 ]
+
+
+def run_folder(run: Path, runs_dir: Path) -> Path:
+    """A folder by its path, or by its name in `runs_dir`."""
+    return run if run.is_dir() or len(run.parts) > 1 else runs_dir / run

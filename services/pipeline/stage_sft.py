@@ -71,5 +71,5 @@ async def _comparisons(
     for reason, count in skipped.items():
         context.notice(f"{stage.name}: {count} {reason} take no part")
     beside = " beside the outputs" if config.imitate else ", and nothing else"
-    context.observer.terminal.line(f"{stage.name}: {sum(map(len, rows))} comparisons are learned{beside}")
+    context.observer.terminal.line(f"{stage.name}: {sum(map(len, rows))} comparisons to draw from{beside}")
     return [list(family) for family in rows], held_out

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import openai
 import ray
+from openai.types.chat import ChatCompletion
 
 from rlft_core.config.judge import ApiJudgeConfig
 from rlft_core.errors import JudgeError
@@ -36,7 +37,7 @@ from services.rollout.judging import Judging, judged
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _ALTERNATIVES = 20
 _REPLY_TOKENS = 8
-_AGAIN = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
+_NO_SERVICE = "url is to be that of a service's version, such as http://judge.example:8000/v1"
 
 
 @dataclass(slots=True)
@@ -53,6 +54,13 @@ class Bill:
         cost = (self.tokens_in * config.price_in + self.tokens_out * config.price_out) / 1e6
         parts = {"asked": float(self.asked), "cached": float(self.cached), "cost": cost}
         return {name: value / num_samples for name, value in parts.items()}
+
+    def add(self, reply: ChatCompletion) -> None:
+        """A request that was answered."""
+        self.asked += 1
+        if reply.usage is not None:
+            self.tokens_in += reply.usage.prompt_tokens
+            self.tokens_out += reply.usage.completion_tokens
 
 
 @dataclass(slots=True)
@@ -149,51 +157,72 @@ class ApiJudge:
 
     async def _bought(self, key: str, prompt: tuple[Message, ...], labels: tuple[str, ...], bill: Bill) -> list[float]:
         reply = await self._request(prompt, bill)
-        choice = reply.choices[0] if reply.choices else None
-        first = choice.logprobs.content[0] if choice and choice.logprobs and choice.logprobs.content else None
-        alternatives = {entry.token: entry.logprob for entry in first.top_logprobs} if first else None
+        choice = reply.choices[0]
+        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
+        alternatives = [(entry.token, entry.logprob) for entry in first.top_logprobs] if first else None
         try:
-            found = label_probabilities((choice and choice.message.content) or "", alternatives, labels)
+            found = label_probabilities(choice.message.content or "", alternatives, labels)
         except JudgeError as error:
             raise JudgeError(f"{self._who}: {error}") from None
         self._cache.put(key, found)
         return found
 
-    async def _request(self, prompt: tuple[Message, ...], bill: Bill) -> Any:
+    async def _request(self, prompt: tuple[Message, ...], bill: Bill) -> ChatCompletion:
+        """A reply with something in it. What may pass is waited for, at most `patience_s` from the first failure on."""
         config, pause, until = self._config, _FIRST_PAUSE_S, math.inf
-        keys: dict[str, Any] = {"logprobs": True, "top_logprobs": _ALTERNATIVES} if config.logprobs else {}
         while True:
             queued = time.monotonic()
             try:
                 async with self._free:
                     until += time.monotonic() - queued  # that others keep it busy says nothing against the service
-                    reply = await self._client.chat.completions.create(
-                        model=config.model,
-                        messages=list(prompt),  # type: ignore[arg-type]
-                        max_tokens=_REPLY_TOKENS,
-                        temperature=0.0,
-                        **keys,
-                    )
-            except _AGAIN as error:
-                until = min(until, time.monotonic() + config.patience_s)  # from the first failure on
-                if time.monotonic() + pause > until:
-                    raise JudgeError(
-                        f"{self._who} did not answer for {config.patience_s:g} s (patience_s), the last time: {error}"
-                    ) from error
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2.0 * pause, _LONGEST_PAUSE_S)
+                    reply = await self._asked(prompt)
+            except ValueError as error:
+                raise JudgeError(f"{self._who} answered with no JSON: {error}; {_NO_SERVICE}") from error
             except openai.APIError as error:
-                raise JudgeError(f"{self._who} refused: {error}; mend url, model or key_env") from error
+                if not _may_pass(error):
+                    raise JudgeError(f"{self._who} refused: {error}; {_way_out(error)}") from error
+                failure = str(error)
             else:
-                bill.asked += 1
-                if reply.usage is not None:
-                    bill.tokens_in += reply.usage.prompt_tokens
-                    bill.tokens_out += reply.usage.completion_tokens
-                return reply
+                if not isinstance(reply, ChatCompletion):
+                    raise JudgeError(f"{self._who} answered with no chat completion: {reply!r:.200}; {_NO_SERVICE}")
+                if reply.choices:
+                    bill.add(reply)
+                    return reply
+                failure = f"it replied {reply.model_dump(exclude_none=True)!r:.200}"
+            until = min(until, time.monotonic() + config.patience_s)
+            if time.monotonic() + pause > until:
+                told = f"did not answer for {config.patience_s:g} s (patience_s), the last time: {failure}"
+                raise JudgeError(f"{self._who} {told}")
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0 * pause, _LONGEST_PAUSE_S)
+
+    async def _asked(self, prompt: tuple[Message, ...]) -> ChatCompletion:
+        keys: dict[str, Any] = {"logprobs": True, "top_logprobs": _ALTERNATIVES} if self._config.logprobs else {}
+        found: ChatCompletion = await self._client.chat.completions.create(
+            model=self._config.model,
+            messages=list(prompt),  # type: ignore[arg-type]
+            max_tokens=_REPLY_TOKENS,
+            temperature=0.0,
+            **keys,
+        )
+        return found
 
     @property
     def _who(self) -> str:
         return f"judge '{self._config.label}' ({self._config.model} at {self._config.url})"
+
+
+def _may_pass(error: openai.APIError) -> bool:
+    """Whether asking again may help: it is not there, too busy, at fault itself, or late."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError)
+
+
+def _way_out(error: openai.APIError) -> str:
+    if getattr(error, "status_code", None) in (400, 422):
+        return "if it gives no log-probs set logprobs: false, if texts are too long for it lower max_chars"
+    return "mend url, model or key_env"
 
 
 class ApiJudgePool:

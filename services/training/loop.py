@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import ray
 
@@ -29,8 +31,7 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
     """
     learner, prompts, observe = services.learner, services.prompts, services.observe
     step = await services.start()  # 0, or that of the learner's latest checkpoint
-    inflight: Inflight = deque()
-    try:
+    async with sampled_ahead() as inflight:
         while step < stage.num_steps and not services.stopped:
             with observe.step(step) as clock:
                 try:
@@ -54,8 +55,6 @@ async def run_loop(stage: OnlineStage, services: LoopServices) -> None:
                 clock.record({**metrics, **services.metrics(reports)})
                 await services.log_samples(step, scored)
             step += 1
-    finally:
-        await cancel(inflight)
     await services.finish(step)
 
 
@@ -63,6 +62,16 @@ async def generate_and_score(batch: list[Prompt], services: LoopServices) -> lis
     """Refs of the ScoredGroups of a batch, in its order. Each group is scored as soon as it is sampled."""
     groups = services.rollouts.generate(batch, services.sampling)
     return list(await asyncio.gather(*map(services.scored, batch, groups)))
+
+
+@asynccontextmanager
+async def sampled_ahead() -> AsyncIterator[Inflight]:
+    """Room for the batches of this step and later ones; what is left in it when the loop ends, or fails, is given up."""
+    inflight: Inflight = deque()
+    try:
+        yield inflight
+    finally:
+        await cancel(inflight)
 
 
 async def cancel(inflight: Inflight) -> None:

@@ -53,7 +53,7 @@ def test_pairs_become_a_policy(tmp_path: Path, tiny_model: Path) -> None:
     told = finish_run(tmp_path)
     run = tmp_path / "runs" / "run"
     assert "1 pairs have no winner and are left out" in told
-    assert "judging: 24 comparisons are learned beside the outputs" in told
+    assert "judging: 24 comparisons to draw from beside the outputs" in told
     judge = json.loads((run / "stages" / "judging" / "judge.json").read_text())
     assert (judge["num_pairs"], judge["num_truncated"]) == (8, 0)
     assert 0.0 <= judge["accuracy"]["low"] <= judge["accuracy"]["mean"] <= judge["accuracy"]["high"] <= 1.0

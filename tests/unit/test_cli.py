@@ -263,7 +263,7 @@ def test_report_takes_a_folder_or_a_name_and_refuses_what_is_neither(here: Path)
     assert (here / "runs" / "mine" / "report.html").is_file()
     result = call("report", "nothing")
     assert result.exit_code == 2
-    assert "no run folder nothing" in result.stderr
+    assert "no run folder runs/nothing" in result.stderr
 
 
 # The plan on paper

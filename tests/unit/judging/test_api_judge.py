@@ -26,7 +26,7 @@ from services.rollout import api_judge
 from services.rollout.api_judge import ApiJudge, Bill
 from services.rollout.judging import Judging
 
-Reply = tuple[int, dict[str, Any]]
+Reply = tuple[int, dict[str, Any] | str]
 TEMPLATE = parse_template(
     "t", {"user": "{context}@{response_a}@{response_b}@", "labels": [" A", " B"], "system": "Judge."}
 )
@@ -79,9 +79,9 @@ class Service:
                 code, reply = service.answer(body)
                 with service._lock:
                     service.now -= 1
-                content = json.dumps(reply).encode()
+                content = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
                 self.send_response(code)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/html" if isinstance(reply, str) else "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -153,7 +153,9 @@ def scores(found: GivenScores) -> list[float]:
 @pytest.mark.parametrize(
     ("text", "alternatives", "expected"),
     [
-        ("A", {"A": math.log(0.5), " a": math.log(0.25), "B": math.log(0.125), "C": 0.0}, [0.75, 0.125]),
+        ("A", {"A": math.log(0.5), " a": math.log(0.25), "B": math.log(0.125), "C": math.log(0.1)}, [0.75, 0.125]),
+        ("**B**", {"**": math.log(0.998), "A": math.log(0.001)}, [0.0, 1.0]),  # it begins otherwise: its text says what
+        ("B", {"B": math.log(0.6), "A": math.log(0.4)}, [0.4, 0.6]),
         ("**B**", None, [0.0, 1.0]),
         ("a.", None, [1.0, 0.0]),
         ("B because it is shorter than A", None, [0.0, 1.0]),
@@ -161,7 +163,8 @@ def scores(found: GivenScores) -> list[float]:
     ],
 )
 def test_a_reply_is_read(text: str, alternatives: dict[str, float] | None, expected: list[float]) -> None:
-    assert label_probabilities(text, alternatives, ("A", "B")) == pytest.approx(expected, abs=1e-9)
+    pairs = None if alternatives is None else list(alternatives.items())
+    assert label_probabilities(text, pairs, ("A", "B")) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("text", ["", "Neither of them", "AB", "I prefer A"])
@@ -311,17 +314,17 @@ def test_nonsense_fails_the_group_by_name_and_is_not_kept(service: Service, tmp_
 
 def test_a_busy_service_is_asked_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_judge, "_FIRST_PAUSE_S", 0.01)
-    errors = iter([503, 429, 500, 429])
+    errors = iter([503, 429, 500, 408, 429, 201])
 
     def stumbling(body: dict[str, Any]) -> Reply:
         code = next(errors, 200)
         return longer(body) if code == 200 else (code, {"error": {"message": "busy"}})
 
-    service.answer = stumbling
+    service.answer = stumbling  # with success, and nothing in it, too
     found = asked(judge(service, tmp_path), "a", "bbb")
     assert scores(found) == [0.0, 1.0]
     assert found.values[0][1]["asked"] == pytest.approx(1.0)  # type: ignore[index]
-    assert len(service.bodies) == 2 + 4
+    assert len(service.bodies) == 2 + 6
 
 
 def test_one_that_stays_down_fails_by_name(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +372,13 @@ def test_one_that_refuses_is_not_asked_again(service: Service, tmp_path: Path) -
     with pytest.raises(JudgeError, match=r"refused: .*bad key.*; mend url, model or key_env"):
         asked(judge(service, tmp_path))
     assert len(service.bodies) == 1
+    service.answer = lambda body: (400, {"error": {"message": "no logprobs here"}})
+    with pytest.raises(JudgeError, match=r"no logprobs here.*; if it gives no log-probs set logprobs: false, if texts"):
+        asked(judge(service, tmp_path))
+    service.answer = lambda body: (200, "<html>welcome</html>")
+    with pytest.raises(JudgeError, match=r"no chat completion: '<html>welcome</html>'; url is to be .*/v1"):
+        asked(judge(service, tmp_path))
+    assert len(service.bodies) == 3
 
 
 def test_no_more_requests_at_once_than_allowed(service: Service, tmp_path: Path) -> None:

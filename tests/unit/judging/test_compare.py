@@ -108,7 +108,10 @@ def test_a_system_may_be_the_reference(base: Path, judge: LongerWins) -> None:
     "arguments, message",
     [
         (("one:best",), "the run has no system 'best'; it has mle, rl, rl+post"),
-        (("nowhere",), "nowhere is no run's folder"),
+        (
+            ("nowhere",),
+            "runs/nowhere is no run's folder: it has no recipe.resolved.json; the runs in runs are: one, two",
+        ),
         (("one", "--reference", "best"), "--reference best: choose from gold, mle, rl, rl+post"),
         (("one", "--stage", "other"), "has no stage of type evaluate called other"),
         (("one", "one"), "one: there is a one:rl already; name each once"),

@@ -18,6 +18,7 @@ from rlft_core.models.reward_model import RewardFacts
 from rlft_core.models.tiny import make_tiny_model
 from rlft_core.plan import Plan, make_plan
 from rlft_core.plan.judges import check_judges
+from services.cli.generate import template_of
 from services.pipeline.record import fingerprints
 from services.pipeline.stage_online import check_tokenizers
 from tests.unit.plan.parts import LAPTOP, recipe_in
@@ -247,6 +248,11 @@ def test_a_judge_is_asked_as_it_learned_to_judge(base: Path) -> None:
         f"stages.{name}.{told}" for name in ("first", "second")
     ]
     assert warned(template="faithful-summary") == []
+    recipe = recipe_in(base, stages=[learns, {"type": "online_dpo", "rewards": [{"type": "judge"}]}])
+    assert [template_of(recipe, stage) for stage in (None, "sft", "base")] == [
+        *["faithful-summary"] * 2,
+        "better-answer",
+    ]
     assert warned(model="base") == []  # which never learned to judge
 
 
