@@ -16,7 +16,7 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class ApiJudge:
         bill = Bill()
 
         async def ask(prompts: Sequence[tuple[Message, ...]], labels: tuple[str, ...]) -> np.ndarray:
-            found = await asyncio.gather(*(self._chances(prompt, labels, bill) for prompt in prompts))
+            found = await _all([self._chances(prompt, labels, bill) for prompt in prompts])
             with np.errstate(divide="ignore"):
                 logprobs: np.ndarray = np.log(np.array(found))
             return logprobs
@@ -210,6 +210,17 @@ class ApiJudge:
     @property
     def _who(self) -> str:
         return f"judge '{self._config.label}' ({self._config.model} at {self._config.url})"
+
+
+async def _all(asked: Sequence[Coroutine[Any, Any, list[float]]]) -> list[list[float]]:
+    """The results of all. When one fails the others are not bought any more."""
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _may_pass(error: openai.APIError) -> bool:

@@ -291,6 +291,21 @@ def test_a_shared_request_that_fails_does_so_for_all_and_is_forgotten(service: S
     assert scores(used(one, work)) == [0.0, 1.0]
 
 
+def test_when_one_question_of_a_group_fails_the_others_are_not_bought(service: Service, tmp_path: Path) -> None:
+    one = judge(service, tmp_path, max_concurrent=1)
+    replies = iter([said("perhaps")])
+    service.answer = lambda body: next(replies, None) or longer(body)
+
+    async def work() -> None:
+        with pytest.raises(JudgeError, match="said 'perhaps'"):
+            await one.score(group("a", "bb", "ccc", "dddd"))
+        assert one._calls == {}
+        await one.score(group("x", "yy"))
+
+    used(one, work)
+    assert len(service.bodies) in (1 + 2, 2 + 2)  # of twelve questions at most the next one was on its way
+
+
 def test_grades_by_a_service(service: Service, tmp_path: Path) -> None:
     service.answer = lambda body: said("4", {"4": 0.5, "5": 0.5})
     found = asked(judge(service, tmp_path, load_template("grade-answer")), "a", "b")
