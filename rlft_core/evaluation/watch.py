@@ -1,6 +1,6 @@
 """Is the reward being gamed? Looks at the same validation rows, compared row by row with the first look.
 
-A look is an alarm when the reward did not fall since the first one while a metric that nobody rewards got worse: by more than its
+A look is an alarm when the reward rose since the first one while a metric that nobody rewards got worse: by more than its
 threshold, and so that the paired 95 % interval of the change excludes 0.
 """
 
@@ -56,13 +56,17 @@ def watched(config: WatchConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*config.falls, *config.rises, config.best_by, "num_words"]))
 
 
-def alarms(first: Look, now: Look, config: WatchConfig) -> tuple[str, ...]:
-    """What is wrong with `now`, in words; nothing where the reward fell. One that only compares samples of one prompt with each
-    other is always the same here, and says nothing against an alarm."""
-    if now.reward < first.reward:
+def alarms(first: Look, now: Look, config: WatchConfig, *, relative: bool = False) -> tuple[str, ...]:
+    """What is wrong with `now`, in words; nothing as long as the reward has not risen.
+
+    `relative`: it only compares samples of one prompt with each other. A look has one of each, so it cannot rise here, and an
+    alarm does not wait for that.
+    """
+    if now.reward <= first.reward and not relative:
         return ()
-    moved = f"rose from {first.reward:.3f} to" if now.reward > first.reward else "is still"
-    rose = f"the reward {moved} {now.reward:.3f}"
+    rose = f"the reward rose from {first.reward:.3f} to {now.reward:.3f}"
+    if relative:
+        rose = "samples are only compared with each other"
     found = []
     for metric, limit in config.falls.items():
         change = paired_difference(now.metrics[metric], first.metrics[metric])

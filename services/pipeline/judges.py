@@ -109,3 +109,13 @@ def _judging(
         plain,
         trust_remote_code,
     )
+
+
+def only_compares(stage: OnlineStage, base_dir: Path) -> bool:
+    """Whether all that a stage rewards is how a sample stands among those of its prompt."""
+    return all(
+        isinstance(reward, JudgingConfig)
+        and reward.against == "group"
+        and not load_template(reward.template, base_dir=base_dir).grades
+        for reward in stage.rewards
+    )

@@ -24,7 +24,7 @@ from services.learner.saving import promote
 from services.observe.observer import StageObserver
 from services.pipeline.context import RunContext, learner_placement
 from services.pipeline.encoding import encode_prompts
-from services.pipeline.judges import create_judges
+from services.pipeline.judges import create_judges, only_compares
 from services.rollout.create import create_fleet
 from services.rollout.engine import Sampling
 from services.scoring.crew import Crew
@@ -108,6 +108,7 @@ def create_services(context: RunContext, stage: OnlineStage, observe: StageObser
         scorers,
         learner,
         context.notice,
+        relative=only_compares(stage, context.base_dir),
     )
     autoscale = Autoscale(stage.rollout.autoscale, fleet, context.notice)
     return LoopServices(

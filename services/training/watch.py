@@ -34,7 +34,8 @@ _KEPT_FOLDERS = 2
 
 @dataclass(slots=True)
 class Watch:
-    """`config` None: nothing is watched. `stopped` says that the run should end, because of an alarm."""
+    """`config` None: nothing is watched. `relative`: the reward only compares samples of one prompt. `stopped` says that the run
+    should end, because of an alarm."""
 
     config: WatchConfig | None
     prompts: Sequence[Prompt]
@@ -45,6 +46,7 @@ class Watch:
     scorer: ScorerPool
     learner: Learner
     notice: Callable[[str], None]
+    relative: bool = False
     stopped: bool = False
     _looks: list[Look] = field(default_factory=list)
 
@@ -56,7 +58,7 @@ class Watch:
         self._forget(folder for folder in self._kept() if folder.name > _name(step))
         now, answers = await self._measured(step, self.config)
         first = self._looks[0] if self._looks else now
-        found = alarms(first, now, self.config)
+        found = alarms(first, now, self.config, relative=self.relative)
         self._looks.append(now)
         best = best_of(self._looks, self.config.best_by).step == step
         for alarm in found:

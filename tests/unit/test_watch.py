@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rlft_core.config.online import PpoStage
 from rlft_core.config.watch import WatchConfig
 from rlft_core.types import Prompt, Row
 from services.observe.samples import SampleRecord
+from services.pipeline.judges import only_compares
 from services.training.watch import LOG, OUTPUTS, Watch
 
 PROMPTS = [Prompt(Row(f"row-{k}", "in", "out"), (1, 2), 1, k) for k in range(4)]
@@ -93,6 +97,29 @@ def test_an_alarm_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     assert not one.stopped
     assert "rougeL fell by 0.300" in told[0]
     assert lines(tmp_path)[1]["alarms"]
+
+
+def test_an_alarm_does_not_wait_for_a_reward_that_cannot_rise(tmp_path: Path) -> None:
+    told: list[str] = []
+    one = watch(tmp_path, Scores((0.5, 0.5), (0.5, 0.2)), told)
+    one.relative = True
+    look(one, 0, 2)
+    assert "samples are only compared with each other, but rougeL fell by 0.300" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([{"type": "judge"}], True),
+        ([{"type": "judge"}, {"type": "api_judge", "url": "http://j/v1", "model": "m"}], True),
+        ([{"type": "judge", "against": "reference"}], False),
+        ([{"type": "judge", "template": "grade-answer"}], False),
+        ([{"type": "judge"}, {"type": "ends_properly"}], False),
+    ],
+)
+def test_which_rewards_only_compare(tmp_path: Path, rewards: list[dict[str, Any]], expected: bool) -> None:
+    stage = PpoStage.model_validate({"type": "ppo", "rewards": rewards, "samples_per_prompt": 4})
+    assert only_compares(stage, tmp_path) is expected
 
 
 def test_early_stop_keeps_the_best_model(tmp_path: Path) -> None:
