@@ -174,7 +174,10 @@ def test_an_engine_that_was_ended_with_its_fleet_is_not_started_again() -> None:
     run(lambda: World(2), test)
 
 
-def test_who_waits_for_an_answer_of_a_stopped_fleet_hears_of_it() -> None:
+@pytest.mark.parametrize("frozen", [True, False])
+def test_who_waits_for_a_stopped_fleet_hears_of_it_at_once(frozen: bool) -> None:
+    """For an answer, where engines hold weights from the start, or for a healthy engine."""
+
     async def test(world: World) -> None:
         await world.start()
         judging = await begun(world.fleet.judge("group", None))  # type: ignore[arg-type]
@@ -186,18 +189,7 @@ def test_who_waits_for_an_answer_of_a_stopped_fleet_hears_of_it() -> None:
         assert len(world.engines) == 1
         assert world.told == []
 
-    run(lambda: World(1, frozen=True), test)
-
-
-def test_who_waits_for_a_healthy_engine_of_a_stopped_fleet_hears_of_it_at_once() -> None:
-    async def test(world: World) -> None:
-        await world.start()
-        judging = await begun(world.fleet.judge("group", None))  # type: ignore[arg-type]
-        await world.fleet.stop()
-        with pytest.raises(EngineError, match="the engines were stopped"):
-            await judging
-
-    run(lambda: World(1), test)
+    run(lambda: World(1, frozen=frozen), test)
 
 
 def test_a_deadline_shows_how_the_engines_are_at_its_end() -> None:
